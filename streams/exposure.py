@@ -1,6 +1,6 @@
-"""Does a worker listen where other machines reach it, without asking who they are?
+"""Checks whether other machines can reach a worker without authentication.
 
-In: settings. Out: one line for each address that is open to everybody; with `--insecure` that is allowed. It binds nothing.
+In: settings. Out: one line for each open address; `--insecure` allows them. It binds nothing.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ REMEDY = "or allow everybody with --insecure (setting insecure)"
 
 
 class Exposed(Exception):
-    """A worker would serve everybody who reaches an address; one line that names the settings."""
+    """A worker would serve everyone who reaches an address; one line that names the settings."""
 
 
 def open_addresses(settings: Settings) -> list[str]:
-    """What is open beyond this machine, each with its remedy; empty if nothing is."""
+    """Addresses that other machines reach without authentication, each with its remedy."""
     found = []
     if not is_loopback(settings.web_host) and not settings.web_auth.is_set:
         found.append(
@@ -34,7 +34,7 @@ def open_addresses(settings: Settings) -> list[str]:
 
 
 def refuse_exposure(settings: Settings) -> None:
-    """Raises `Exposed` for addresses that everybody could use, unless that was allowed, and `TokenUnusable`."""
+    """Raises `Exposed` for open addresses, unless they are allowed, and `TokenUnusable`."""
     found = [] if settings.insecure else open_addresses(settings)
     if found:
         raise Exposed("; ".join(found))

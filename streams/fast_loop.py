@@ -1,4 +1,4 @@
-"""Runs a process's coroutine on uvloop where there is one."""
+"""Runs a process's coroutine on uvloop, if it is installed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def in_fast_loop(work: Coroutine[None, None, T]) -> T:
-    """What the coroutine returns."""
+    """Run the coroutine; returns its result."""
     try:
         import uvloop
     except ImportError:

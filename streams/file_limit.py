@@ -1,7 +1,7 @@
-"""How many files this process may have open; sockets count.
+"""The limit of open files of this process; sockets count.
 
-Out: a limit raised as far as the system allows, and a warning in plain words if that is too little: otherwise the lack shows as
-brokers and agents that cannot be reached, hours later.
+Raises the limit as far as the system allows, and warns if that is too little: otherwise brokers and agents become
+unreachable hours later.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ENOUGH = 1024
 
 
 def raise_file_limit() -> bool:
-    """Raise the soft limit; False, and a warning, if that leaves less than enough."""
+    """Raise the soft limit. False, and a warning, if it is still too low."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= WANTED:
         return True

@@ -1,6 +1,6 @@
-"""The worker's gRPC side: one server, by default on a loopback address, for all services that are added to it.
+"""The worker's gRPC server, by default on a loopback address, for all services that are added to it.
 
-In: handlers, added before the start. Out: an address; with `grpc_tls.cert_file` it takes nothing but TLS. It knows no service.
+In: handlers, added before the start. Out: an address; with `grpc_tls.cert_file` it accepts only TLS.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ STOP_GRACE_S = 1.0
 
 
 class PortTaken(Exception):
-    """An address cannot be bound, here or for the pages; one line."""
+    """An address cannot be bound, for gRPC or for the pages; one line."""
 
 
 class GrpcServer:
@@ -32,11 +32,11 @@ class GrpcServer:
         self._server: grpc.aio.Server | None = None
 
     def add(self, handler: grpc.GenericRpcHandler) -> None:
-        """Serve this too; before the start."""
+        """Add a handler before the start."""
         self._handlers.append(handler)
 
     def bind(self) -> None:
-        """Take the address; callers wait there until the start. Raises `PortTaken`, `TlsUnusable`."""
+        """Bind the address; callers wait until the start. Raises `PortTaken`, `TlsUnusable`."""
         credentials = server_credentials(self._tls)
         host = f"[{self._host}]" if ":" in self._host else self._host
         server = grpc.aio.server(options=self._options())
@@ -56,7 +56,7 @@ class GrpcServer:
         self.address = f"{host}:{bound}"
 
     async def start(self) -> None:
-        """Serve what was added. Raises `PortTaken`, `TlsUnusable`."""
+        """Serve the added handlers. Raises `PortTaken`, `TlsUnusable`."""
         if self._server is None:
             self.bind()
         assert self._server is not None  # noqa: S101 - for the type checker

@@ -1,8 +1,8 @@
-"""TLS of the worker's own gRPC port: what it shows to those who connect, and whom it lets in.
+"""TLS of the worker's own gRPC port: its certificate, and which clients it accepts.
 
-In: the files that `grpc_tls` names. Out: credentials for the server, and what the hop to other workers needs. The files are
-checked when a client connects, no more than once a second: a certificate that was renewed holds from the next connection on,
-and one that cannot be used leaves the last good one in force. A worker does not start with files that cannot be used.
+In: the files that `grpc_tls` names. Out: credentials for the server, and for calls to other workers. The files are
+checked when a client connects, at most once a second: a renewed certificate is used from the next connection on; if it
+cannot be used, the last good one stays in use. A worker does not start with files that cannot be used.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class TlsUnusable(Exception):
 
 
 def server_credentials(given: GrpcTlsSettings) -> grpc.ServerCredentials | None:
-    """For the server's port; None: plain. Raises `TlsUnusable`, for the files towards other workers too."""
+    """Credentials of the server's port; None: plain text. Raises `TlsUnusable`, also for the files towards other
+    workers.
+    """
     if given.cert_file is None:
         return None
     judge(given)
@@ -48,14 +50,15 @@ def server_credentials(given: GrpcTlsSettings) -> grpc.ServerCredentials | None:
 
 
 def towards_workers(given: GrpcTlsSettings) -> TlsFiles | None:
-    """Whom this worker trusts as another, and what it shows to it; None: workers speak plain."""
+    """Which workers this worker trusts, and its own certificate for them; None: workers use plain text."""
     return None if given.cert_file is None else TlsFiles(given.ca_file, given.cert_file, given.key_file)
 
 
 def mistrust(given: GrpcTlsSettings) -> str | None:
-    """Why a worker with these settings and another with the same would not trust each other; None: they would.
+    """Why two workers with these settings would not trust each other; None: they would.
 
-    Raises `Unsupported`, `OSError`. No error: agents may be served all the same, and a single worker needs no other.
+    Raises `Unsupported`, `OSError`. It is no error: agents can be served all the same, and a single worker needs no
+    other.
     """
     files = towards_workers(given)
     if files is None:
@@ -86,7 +89,7 @@ def mistrust(given: GrpcTlsSettings) -> str | None:
 
 
 def judge(given: GrpcTlsSettings) -> None:
-    """Raises `TlsUnusable` for the first file that is missing or is not what it should be."""
+    """Raises `TlsUnusable` for the first file that is missing or invalid."""
     for name in _FILES:
         path = getattr(given, name)
         try:
@@ -107,7 +110,9 @@ def judge(given: GrpcTlsSettings) -> None:
 
 
 class _Certificate:
-    """What the server shows, and the authority of those it lets in (`files.ca_file`), as the files have it."""
+    """The server's certificate, and the CA of the clients it accepts (`files.ca_file`), from the files as they are
+    now.
+    """
 
     def __init__(self, files: TlsFiles) -> None:
         self._files = files
@@ -119,7 +124,7 @@ class _Certificate:
         self._first = self._read()
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Asked before each handshake whether there is something newer."""
+        """Called before each handshake for newer credentials."""
         newer = cast("Callable[[], grpc.ServerCertificateConfiguration]", self._newer)  # or None, says gRPC
         mutual = self._files.ca_file is not None
         return grpc.dynamic_ssl_server_credentials(self._first, newer, require_client_authentication=mutual)

@@ -1,7 +1,8 @@
-"""Reading a log whose records have header keys that are no UTF-8, which aiokafka refuses with the whole batch around them.
+"""Reads a log whose records have header keys that are not UTF-8: aiokafka refuses those with the whole batch around
+them.
 
-In: a consumer and partitions, sought to the record in question. Out: what a poll would have given, with the undecodable
-bytes of header keys replaced. C clients can write such keys; a record with one must not stop its partition.
+In: a consumer and partitions, sought to the record in question. Out: what a poll would have returned, with the
+undecodable bytes of header keys replaced. C clients can write such keys; a record with one must not stop its partition.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _lock = asyncio.Lock()
 
 class _Text(bytes):
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """As bytes do, but never fails."""
+        """As `bytes.decode`, but never fails."""
         return bytes.decode(self, encoding, "replace")
 
 
@@ -56,7 +57,7 @@ class _LenientRecords(_MemoryRecordsPy):  # type: ignore[misc]
 async def decode_leniently(
     consumer: AIOKafkaConsumer, *tps: TopicPartition
 ) -> dict[TopicPartition, list[ConsumerRecord]]:
-    """One lenient poll. While it runs every fetch of the process is read this (slower) way."""
+    """One lenient poll. During it, every fetch of the process is read this (slower) way."""
     async with _lock:
         usual = fetcher.MemoryRecords
         fetcher.MemoryRecords = _LenientRecords
@@ -70,9 +71,9 @@ async def decode_leniently(
 async def poll_from(
     consumer: AIOKafkaConsumer, positions: Mapping[TopicPartition, int], timeout_ms: int, max_records: int | None = None
 ) -> dict[TopicPartition, list[ConsumerRecord]]:
-    """A poll of partitions that stand at these positions; leniently from there where a header key cannot be decoded.
+    """A poll of partitions at these positions; lenient where a header key cannot be decoded.
 
-    What aiokafka had read of the other partitions is lost with its error, so all of them are sought again.
+    aiokafka's error loses what it had read of the other partitions, so all of them are sought again.
     """
     try:
         found: dict[TopicPartition, list[ConsumerRecord]] = await consumer.getmany(

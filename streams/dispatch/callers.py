@@ -109,7 +109,7 @@ class CallerFactory:
         )
 
     def update(self, caller: Caller[TaskRun], agent: AgentRegistration) -> None:
-        """The agent was registered again: its new endpoint and limits hold from the next call on."""
+        """The agent was registered again: its new endpoint and limits apply from the next call on."""
         limits = self._limits(agent)
         caller.agent = agent
         if not limits.adaptive:
@@ -141,5 +141,5 @@ class CallerFactory:
 
 
 def _late_s(limits: Limits) -> float:
-    """At most a sixtieth of the window, so that long calls cost no more of the rate than that, but never under 50 ms."""
+    """At most a sixtieth of the window, which bounds what long calls cost of the rate, and at least 50 ms."""
     return min(MAX_LATE_S, max(0.05, limits.window_ms / 60_000))

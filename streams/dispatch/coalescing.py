@@ -1,8 +1,8 @@
-"""Equal tasks under way at once in a partition: one of them is called, the others wait for its answer.
+"""Equal tasks under way in a partition share one call: one task is called, the others wait for its answer.
 
-In: runs with a cache key and no cached answer. Out: whether a run leads (is called) or follows; which runs share an answer;
-which one leads next when a leader ends or goes elsewhere without one; which expired. Bounded: a run that finds no place among
-the followers is called itself. It writes nothing and calls no agent.
+In: runs with a cache key and no cached answer. Out: whether a run leads (is called) or follows; which runs share an
+answer; which one leads next when a leader ends or moves without one; which expired. Bounded: a run for which there is
+no room among the followers is called itself. It writes nothing and calls no agent.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ class _Flight:
 
 
 class SingleFlight:
-    """`lead` is given a run that must find its own way now, `expire` one whose deadline passed; both must end in `left`."""
+    """`lead` is called with a run that must be called itself now, `expire` with one whose deadline passed; both must
+    end in `left`.
+    """
 
     def __init__(self, lead: Callable[[TaskRun], None], expire: Callable[[TaskRun], None]) -> None:
         self._lead = lead
@@ -36,11 +38,11 @@ class SingleFlight:
         self._closed = False
 
     def __len__(self) -> int:
-        """Runs that follow others."""
+        """The number of followers."""
         return self._following
 
     def follows(self, run: TaskRun) -> bool:
-        """Whether the run waits for an equal one from now on. If not, it is to be called."""
+        """Whether the run waits for an equal one from now on. If not, call it."""
         if run.cache_key is None:
             return False
         flight = self._flights.get(run.cache_key)
@@ -59,7 +61,7 @@ class SingleFlight:
         return flight is not None and run in flight.followers
 
     def answered(self, run: TaskRun) -> list[TaskRun]:
-        """The run has an answer: those that share it, in the order they came."""
+        """The run has an answer. Returns the runs that share it, in order of arrival."""
         flight = self._flights.get(run.cache_key or "")
         if flight is None or flight.leader is not run:
             return []
@@ -70,7 +72,7 @@ class SingleFlight:
         return followers
 
     def left(self, run: TaskRun) -> None:
-        """The run has ended, waits on its topic or goes elsewhere. If it led, the first follower leads: soon, not at once."""
+        """The run has ended, waits on its topic or moved. If it led, the first follower leads: soon, not at once."""
         key = run.cache_key or ""
         flight = self._flights.get(key)
         if flight is None:

@@ -1,4 +1,4 @@
-"""What the processors of one worker's partitions share. No code: the role fills it in."""
+"""What the processors of a worker's partitions share. No code: the role fills it in."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, frozen=True)
 class DispatchContext:
-    """What every partition's processor shares on this worker."""
+    """Shared by the processors of all partitions of this worker."""
 
     settings: Settings
     agents: AgentTable

@@ -1,4 +1,4 @@
-"""What the router decides about a task. The processor carries it out."""
+"""The router's decisions about a task, which the processor carries out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Forward:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Write the task to the topic `scheduled`: it comes back when its time has come. `not_before_ms`: epoch ms."""
+    """Write the task to the topic `scheduled`, from which it returns at its time. `not_before_ms`: epoch ms."""
 
     partition: int
     not_before_ms: int
@@ -40,12 +40,12 @@ class WaitForAgent:
 
 @dataclass(frozen=True, slots=True)
 class LookUp:
-    """Read the topic of agents to its end, then ask again: the agent may have been registered a moment ago."""
+    """Read the topic of agents to its end, then route again: the agent may have been registered a moment ago."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """Hand the task over to the plan coordinator: it names a local template."""
+    """Hand the task to the plan coordinator: it names a local template."""
 
     template: Template
 

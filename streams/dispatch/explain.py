@@ -1,6 +1,7 @@
-"""What a task waits for, in words for `/partitions`, the page and the event `dispatch:blocked`.
+"""Explains what a task waits for, for `/partitions`, the page and the event `dispatch:blocked`.
 
-In: where the tasks of one partition wait. Out: a reason, and of tasks in memory their id, agent, age and since when.
+In: where the tasks of one partition wait. Out: a reason, and for tasks in memory their id, agent, age and the begin of
+the wait.
 """
 
 from __future__ import annotations
@@ -56,9 +57,9 @@ class Explainer:
         return {"agentId": key, "reason": caller.queue.closed_by(self._loop.time()) or "concurrency", "waits": True}
 
     def run(self, run: TaskRun) -> dict[str, Any]:
-        """What a task in memory waits for. `since`: its last call, or if it was never called its record's timestamp.
+        """What a task in memory waits for. `since`: its last call; without a call, its record's timestamp.
 
-        `waits`: it waits for its turn, as work in a queue does; otherwise the worker or an agent is busy with it.
+        `waits`: it waits for its turn, like work in a queue; otherwise the worker or an agent is busy with it.
         """
         now = self._loop.time()
         reason = self._reason(run, now)
@@ -73,12 +74,12 @@ class Explainer:
         }
 
     def details(self, run: TaskRun) -> dict[str, Any]:
-        """As `run`, with what bounds the wait and what the task went through.
+        """As `run`, with the limits of the wait and the task's history.
 
-        `until`: the earliest time at which the agent takes a call again, where circuit, pause or rate limit close it.
-        `deadline`: null if there is none. `attempts` used up of `maxAttempts`, `calls` made; `failure`: `{code, message}` of the
-        last one. `circuit`, where it waits for that: `{mode, failure}`, how it was opened (`auto`, or `open`: by hand) and the
-        agent's own last failure, null if it had none at this worker.
+        `until`: the earliest time at which the agent can be called again, if circuit, pause or rate limit prevent it
+        now. `deadline`: null without one. `attempts` used up of `maxAttempts`, `calls` made; `failure`: `{code,
+        message}` of the last one. `circuit`, if the task waits for it: `{mode, failure}`: how it was opened (`auto`, or
+        `open`: by hand) and the agent's last failure, null without one at this worker.
         """
         found = self.run(run)
         now, wall_ms = self._loop.time(), self._wall_ms()

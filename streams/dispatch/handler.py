@@ -1,6 +1,7 @@
-"""dispatch: `tasks`, `dispatch`, `parked` -> agents -> `results`, `data-points`, `events`; bad input -> dead letters.
+"""Dispatch of one partition: `tasks`, `dispatch`, `parked` -> agents -> `results`, `data-points`, `events`; invalid
+input -> dead letters.
 
-What the engine asks of the work on one partition (`engine/handler.py`), and what the role and the page ask. A task's life is in
+Implements what the engine (`engine/handler.py`), the role and the page ask of a partition. A task's life is in
 `processor.py`.
 """
 
@@ -23,17 +24,17 @@ from streams.rules.records import Output
 
 
 def handlers_of(processors: Iterable[PartitionProcessor]) -> Iterator[DispatchHandler]:
-    """The dispatch handlers of these partitions; one that still opens has none yet."""
+    """The dispatch handlers of these partitions; a partition that still opens has none yet."""
     for processor in processors:
         if isinstance(processor.handler, DispatchHandler):
             yield processor.handler
 
 
 class DispatchHandler:
-    """The dispatch of one partition, as the engine and the role see it."""
+    """The dispatch of one partition, with the interface that engine and role use."""
 
     def __init__(self, partition: PartitionProcessor, context: DispatchContext, stored: Iterable[bytes] = ()) -> None:
-        """`stored`: what earlier owners of this partition wrote to the state topic."""
+        """`stored`: records that earlier owners of this partition wrote to the state topic."""
         self._partition = partition
         self._memory = context.memory
         self._processor = DispatchProcessor(partition, context, stored)
@@ -49,11 +50,11 @@ class DispatchHandler:
         self._processor.process(source, record)
 
     def room(self, source: str) -> bool:
-        """Whether another record may be taken. Relocated tasks always may: their ends wait for them."""
+        """Whether another record may be taken. Relocated tasks always may: the ends of others wait for them."""
         return source == "parked" or self._waiting.room
 
     def resting(self) -> int:
-        """Tasks that wait on their topic: they take no memory to speak of."""
+        """Tasks that wait on their topic: they take almost no memory."""
         return len(self._waiting.backlogs)
 
     def running(self) -> int:
@@ -61,21 +62,25 @@ class DispatchHandler:
         return self._waiting.queues.running()
 
     def changes(self) -> list[Output]:
-        """What another owner would have to know, for the state topic."""
+        """State that changed, for the state topic and the next owner."""
         return self._state.changes(self.callers.values())
 
     def unblock(self, source: str, offsets: Sequence[int]) -> None:
-        """Records that hold the commit back: their tasks go on from records at the end of `parked`."""
+        """Relocate these records, which hold back the commit, to the end of `parked`: their tasks continue from
+        there.
+        """
         self._waiting.relocation.unblock(source, offsets)
 
     def explain(self, source: str, offset: int) -> dict[str, Any] | None:
-        """What a record in flight waits for: reason, and if it is in memory taskId, agentId, age (ms) and since when."""
+        """What a record in flight waits for: reason, and for a task in memory taskId, agentId, age (ms) and the begin
+        of the wait.
+        """
         run = self._tasks.at(source, offset)
         explainer = self._waiting.explainer
         return explainer.record(source, offset) if run is None else explainer.run(run)
 
     def hold(self) -> None:
-        """Begin nothing more; what runs may finish."""
+        """Start nothing more; calls under way may finish."""
         self._waiting.hold()
 
     def close(self) -> None:
@@ -89,7 +94,7 @@ class DispatchHandler:
     # What the role and the page ask
 
     def cancel(self, task_id: str) -> None:
-        """Wherever the task is in this partition, it ends now; a call under way is cut off."""
+        """End the task wherever it waits in this partition; a call under way is cut off."""
         self._waiting.cancel(task_id)
 
     def explain_task(self, task_id: str) -> dict[str, Any] | None:
@@ -98,9 +103,9 @@ class DispatchHandler:
         return self._waiting.explainer.details(runs[0]) if runs else None
 
     def agent_changed(self, agent_id: str, agent: AgentRegistration | None) -> None:
-        """An agent was registered again, or unregistered (None: new tasks for it fail, those taken are finished).
+        """An agent was registered again, or unregistered (None: new tasks for it fail, accepted ones are finished).
 
-        Where another answer is to be expected now, those it gave before are forgotten.
+        If it may now answer differently, its cached answers are dropped.
         """
         caller = self._waiting.queues.callers.get(agent_id)
         if agent is not None and (caller is None or not answers_alike(caller.agent, agent)):
@@ -108,7 +113,7 @@ class DispatchHandler:
         self._waiting.queues.changed(agent_id, agent)
 
     def agent_available(self, agent: AgentRegistration) -> None:
-        """An agent of any partition can be chosen, and could not before."""
+        """An agent of any partition became available."""
         if not self._waiting.held:
             self._waiting.unassigned.appeared(agent)
 
@@ -119,5 +124,5 @@ class DispatchHandler:
 
     @property
     def callers(self) -> Mapping[str, Caller[TaskRun]]:
-        """Of the agents that this partition owns and that had tasks, by id."""
+        """The callers of agents that this partition owns and that had tasks, by id."""
         return self._waiting.queues.callers

@@ -1,4 +1,4 @@
-"""The memory that the tasks of one worker take, all partitions together. The rule is `rules/dispatch/delaying.py`."""
+"""Memory held by the tasks of one worker, over all partitions. The rule is in `rules/dispatch/delaying.py`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class HeldMemory:
         return room_to_read_back(self._budget, self.used, average, places, self.held(agent_id))
 
     def hold(self, run: TaskRun, agent_id: str) -> None:
-        """A task is held for this agent from now on; it is counted once."""
+        """Count a task of this agent; a task is counted once."""
         self.release(run)
         held_bytes, held = self._by_agent.get(agent_id, (0, 0))
         self._by_agent[agent_id] = held_bytes + run.size, held + 1
@@ -41,7 +41,7 @@ class HeldMemory:
         run.held_for = agent_id
 
     def release(self, run: TaskRun) -> None:
-        """A task is not held any more."""
+        """Stop counting a task."""
         agent_id = run.held_for
         if agent_id is None:
             return

@@ -1,7 +1,8 @@
-"""The tasks of one partition that have not ended: by record, by task id, and by the digest under which an id is answered once.
+"""The tasks of one partition that have not ended: by record, by task id, and by the digest under which an id is
+answered once.
 
-In: task runs as they come, move and end. Out: which of two records with one task id answers it. A run whose record is relocated
-keeps going; its end is kept until the new record has come. It writes nothing.
+In: task runs as they come, move and end. Out: which of two records with one task id answers it. A run whose record is
+relocated continues; its end is kept until the new record has come. It writes nothing.
 """
 
 from __future__ import annotations
@@ -42,13 +43,14 @@ class InFlightTasks:
         return self._by_record.get((source, offset))
 
     def of(self, task_id: str) -> list[TaskRun]:
-        """The runs of a task id, in the order in which they came: one id may be sent for several agents."""
+        """The runs of a task id, in order of arrival: one id may be sent for several agents."""
         return list(self._by_task.get(task_id, ()))
 
     def claim(self, run: TaskRun, scope: str, outlives: bool = False) -> bool:
-        """Whether this record is the one that answers its task id; any other is a duplicate.
+        """Whether this record answers its task id; any other record is a duplicate.
 
-        `scope`: the agent, or empty for any agent. `outlives`: the id counts as answered here also after a move.
+        `scope`: the agent, or empty for any agent. `outlives`: the id counts as answered here also after the task
+        moved.
         """
         claimed = digest(scope, run.claimed_id)
         owner = self._claims.get(claimed)
@@ -61,21 +63,21 @@ class InFlightTasks:
         return True
 
     def release(self, run: TaskRun, scope: str) -> None:
-        """It will not be answered in this scope after all, but it goes on here."""
+        """The task is not answered in this scope after all, but stays here."""
         released = digest(scope, run.claimed_id)
         if self._claims.get(released) is run:
             del self._claims[released]
             run.claims = [claim for claim in run.claims if claim[0] != released]
 
     def release_all(self, run: TaskRun) -> None:
-        """It will not be answered here: its id is free."""
+        """The task is not answered here: its id is free."""
         while run.claims:
             self._claims.pop(run.claims.pop()[0], None)
 
     def relocate(self, run: TaskRun, token: str) -> None:
-        """Its record ends, the run goes on: the record that carries `token` takes its place.
+        """End the record and keep the run: the record that carries `token` replaces it.
 
-        Another owner does not check the id again if that record names an agent, so it must find the id answered.
+        If that record names an agent, another owner does not check the id again, so it must find the id answered.
         """
         if run.agent_id or run.chosen:
             for claimed, outlives in run.claims:
@@ -85,7 +87,7 @@ class InFlightTasks:
         self._relocating[token] = run
 
     def arrived(self, token: str | None, record: SourceRecord) -> TaskRun | None:
-        """The run that this record carries on, if it is one of this owner's."""
+        """The run that this record continues, if it is one of this owner's."""
         run = None if token is None else self._relocating.pop(token, None)
         if run is None:
             return None
@@ -95,7 +97,9 @@ class InFlightTasks:
         return run
 
     def end(self, run: TaskRun, outputs: list[Output], moved: bool) -> bool:
-        """A record's end; `moved`: the task goes on elsewhere, its id is still free there. False: not yet, or not again."""
+        """End a record. `moved`: the task continues elsewhere, its id is still free there. False: not yet, or not
+        again.
+        """
         if self._by_record.get((run.source, run.offset)) is not run:
             return False
         if run.token is not None:
@@ -109,7 +113,7 @@ class InFlightTasks:
         return True
 
     def leave(self, run: TaskRun) -> None:
-        """Its record stays on its topic, as if it had not begun."""
+        """The record stays on its topic, as if it had not been read."""
         self.release_all(run)
         self._forget(run)
 

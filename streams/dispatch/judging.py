@@ -1,8 +1,8 @@
-"""The way of an answer to its judge, and back to a result.
+"""Takes an answer to its judge, and the judgement back to a result.
 
-In: answers of agents whose confidence comes from a judge. Out: the record that carries such an answer to the partition that owns
-the judge, in the transaction that ends the task's own record; there, the judge's answer as the task's end. The judge is called
-like every agent: by its owner, within its limits.
+In: answers of agents whose confidence comes from a judge. Out: the record that carries such an answer to the partition
+that owns the judge, in the transaction that ends the task's own record; there, the judge's answer as the task's end.
+The judge is called like every agent: by its owner, within its limits.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from streams.rules.task_records import Success
 
 
 class Judging:
-    """Of the tasks of one partition."""
+    """Judging for the tasks of one partition."""
 
     def __init__(self, context: DispatchContext, report: TaskReporter) -> None:
         self._context = context
         self._report = report
 
     def sent(self, run: TaskRun, agent: AgentRegistration, judge: str, answer: Success) -> list[Output]:
-        """The task goes on at the owner of its judge."""
+        """The task continues at the owner of its judge."""
         timing = self._report.timing(run)
         judged = Judged(
             agent.id,
@@ -43,7 +43,7 @@ class Judging:
 
     @staticmethod
     def verdict(run: TaskRun, judged: Judged, end: Answer | AgentError) -> Success | AgentError:
-        """How a task ends whose judge has answered, or cannot."""
+        """The end of a task whose judge has answered, or cannot."""
         if isinstance(end, Answer):
             try:
                 return with_verdict(judged, rated(end), end)
@@ -56,7 +56,7 @@ class Judging:
 
 
 def _default(agent: AgentRegistration) -> float | None:
-    """`metadata.defaultConfidence`: also for answers that their judge did not rate."""
+    """`metadata.defaultConfidence`: also for answers that were not judged."""
     default = (agent.metadata or {}).get("defaultConfidence")
     try:
         return None if default is None else checked_confidence(default)

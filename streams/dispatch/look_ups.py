@@ -1,4 +1,4 @@
-"""Tasks whose agent is looked for: the topic of agents is read to its end before they are refused.
+"""Before a task with an unknown agent is refused, the topic of agents is read to its end.
 
 In: task runs whose agent, or capabilities, are unknown. Out: each again, once the topic was read. It decides nothing.
 """
@@ -16,7 +16,7 @@ log = structlog.get_logger(__name__)
 
 
 class LookUps:
-    """`catch_up` reads the topic to its end; `done` is given each run afterwards, also if that failed."""
+    """`catch_up` reads the topic to its end; `done` is called with each run afterwards, also if that failed."""
 
     def __init__(self, catch_up: Callable[[], Awaitable[None]], done: Callable[[TaskRun], None]) -> None:
         self._catch_up = catch_up
@@ -25,13 +25,13 @@ class LookUps:
         self._under_way: set[asyncio.Task[None]] = set()
 
     def start(self, run: TaskRun) -> None:
-        """The agent may have been registered a moment ago."""
+        """Look the agent up: it may have been registered a moment ago."""
         task = self._loop.create_task(self._look_up(run))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
 
     def cancel(self) -> None:
-        """Give nothing back any more."""
+        """Return nothing any more."""
         for task in self._under_way:
             task.cancel()
 

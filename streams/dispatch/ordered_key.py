@@ -1,4 +1,6 @@
-"""One ordering key at one agent, in one partition: who has its turn, and under which names its tasks wait. No decisions here."""
+"""One ordering key at one agent, in one partition: which task has its turn, and under which names its tasks wait. No
+decisions here.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ PREFIX = "\x01"
 
 
 class OrderedKey(Chain[T]):
-    """One key at one agent. `head`: the task that has its turn, while it is in memory; `at`: its record while that is not."""
+    """One key at one agent. `head`: the task that has its turn, while in memory; `at`: its record otherwise."""
 
     __slots__ = ("at", "head", "head_topic", "key", "queued", "scope", "stored")
 

@@ -1,12 +1,13 @@
-"""Order per conversation: of the tasks with one `metadata.orderingKey` at one agent, only the first is on its way; the others
-wait here until it has ended.
+"""Order per conversation: of the tasks with one `metadata.orderingKey` at one agent, only the first is processed; the
+others wait here until it has ended.
 
-In: task runs with an ordering key, before they are routed. Out: each to `decide` when it is its turn. A task that has its turn
-keeps it through every wait, retry and relocation: only its end, or its way to another partition, gives the turn to the next.
-What waits here is in no agent's queue. A few tasks of each key wait in memory, the rest on their topic, in the order of the log.
+In: task runs with an ordering key, before they are routed. Out: each to `decide` at its turn. A task that has its turn
+keeps it through every wait, retry and relocation: only its end, or its move to another partition, gives the turn to the
+next.
 
-A new owner begins no task with a key before it has read `parked` up to where that ended when it took over: relocated tasks
-are older than those on the other topics (`may_relocate` keeps it so).
+A task that waits here is in no agent's queue. A few tasks of each key wait in memory, the rest on their topic, in the
+order of the log. A new owner starts no task with a key before it has read `parked` up to its end at the takeover:
+relocated tasks are older than those on the other topics (`may_relocate` ensures that).
 """
 
 from __future__ import annotations
@@ -39,10 +40,11 @@ TURN = 64
 
 
 class OrderedTasks:
-    """Those of one partition. `caught_up`: whether the records relocated before this owner began have all come.
+    """The ordered tasks of one partition. `caught_up`: whether the records relocated before this owner began have all
+    come.
 
-    `unwanted`: whether a task ends without a call (cancelled, expired): it need not wait. `leave` forgets a run whose record
-    stays on its topic.
+    `unwanted`: whether a task ends without a call (cancelled, expired): it need not wait. `leave` forgets a run whose
+    record stays on its topic.
     """
 
     def __init__(
@@ -85,7 +87,7 @@ class OrderedTasks:
         return run in self._timers
 
     def enter(self, run: TaskRun) -> bool:
-        """Whether the task may go on now; if not, it waits here."""
+        """Whether the task may continue now; if not, it waits here."""
         ordered = run.ordered
         if ordered is None:
             ordered = self._returning.pop(LogPosition(run.source, run.offset), None)
@@ -105,7 +107,7 @@ class OrderedTasks:
         return ordered.head is run or self._unwanted(run)
 
     def left(self, run: TaskRun) -> None:
-        """The task has ended, or went elsewhere. If it had its turn, that is the next one's: soon, not at once."""
+        """The task has ended, or moved. If it had the turn, the next task gets it: soon, not at once."""
         ordered, run.ordered = run.ordered, None
         if ordered is None:
             return
@@ -116,7 +118,7 @@ class OrderedTasks:
             self._look_soon(ordered)
 
     def set_aside(self, run: TaskRun) -> None:
-        """Its record stays on its topic, and is read again. If it has its turn, it keeps that."""
+        """The task's record stays on its topic and will be read again. A task that has its turn keeps it."""
         ordered, run.ordered = run.ordered, None
         if ordered is not None and ordered.head is run:
             ordered.head, ordered.at = None, LogPosition(run.source, run.offset)
@@ -130,7 +132,7 @@ class OrderedTasks:
             self._returning[position] = ordered
 
     def returned(self, source: str, offset: int) -> None:
-        """It was processed, or is gone. If it was refused, it has no turn any more."""
+        """The record was processed, or is gone. If it was refused, it loses its turn."""
         ordered = self._returning.pop(LogPosition(source, offset), None)
         if ordered is not None:
             self._release(ordered)
@@ -142,7 +144,7 @@ class OrderedTasks:
             self._look_soon(ordered)
 
     def may_relocate(self, run: TaskRun) -> bool:
-        """Whether the record may be written to the end of `parked`: not before those of its key that come before it.
+        """Whether the record may be written to the end of `parked`: only after those of its key that come before it.
 
         Otherwise the next owner would read it before them.
         """
@@ -163,7 +165,9 @@ class OrderedTasks:
         return all(map(is_relocated, ordered.before(run.first_record)))
 
     def relocated(self, run: TaskRun) -> None:
-        """The record of a task that waits in memory lies on `parked` now: of more than a few the last wait on their topic."""
+        """The record of a task that waits in memory is on `parked` now. Of more than a few such tasks, the last ones
+        wait on their topic.
+        """
         ordered = run.ordered
         if ordered is None:
             return
@@ -176,11 +180,11 @@ class OrderedTasks:
             self._store(last, ordered)
 
     def followers(self, run: TaskRun) -> list[TaskRun]:
-        """The tasks in memory that wait behind others of its key, in their order."""
+        """The tasks in memory that wait behind others of its key, in order."""
         return [] if run.ordered is None else self._followers(run.ordered)
 
     def followers_named(self, name: str) -> list[TaskRun]:
-        """The same of the key whose tasks were left on their topic under this name."""
+        """The same for the key whose tasks were left on their topic under this name."""
         ordered = self._by_name.get(name)
         return [] if ordered is None else self._followers(ordered)
 
@@ -189,7 +193,7 @@ class OrderedTasks:
         return [waiting for topic in TOPICS for waiting in ordered.before(LogPosition(topic, 1 << 62))]
 
     def close(self) -> None:
-        """Forget everything. `DispatchHandler.close` gives back the memory held."""
+        """Forget everything. `DispatchHandler.close` releases the memory."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -209,7 +213,7 @@ class OrderedTasks:
         return ordered
 
     def _wait(self, run: TaskRun, ordered: OrderedKey[TaskRun]) -> None:
-        """In memory, or else on its topic."""
+        """Wait in memory, or else on the topic."""
         topic, held_for = run.first_record.topic, PREFIX + ordered.scope
         # What was read back has its turn soon; one whose record is being relocated has no place on its topic.
         if run.reloaded != ordered.name(topic) and run.token is None:
@@ -244,7 +248,7 @@ class OrderedTasks:
         self._memory.release(run)
 
     def _due(self, run: TaskRun) -> None:
-        """Its deadline has passed: it ends without a turn."""
+        """The deadline has passed: end the task without a turn."""
         if run not in self._timers or self._closed:
             return
         self._timers[run] = None
@@ -323,7 +327,7 @@ class OrderedTasks:
         return first
 
     def _tidy(self, ordered: OrderedKey[TaskRun]) -> bool:
-        """Forget a key of which nothing is left."""
+        """Forget a key without tasks."""
         if ordered.busy or len(ordered) or ordered.queued:
             return False
         if any(self._first_stored(ordered, topic) is not None for topic in ordered.stored):
@@ -334,7 +338,9 @@ class OrderedTasks:
 
 
 def scope_of(run: TaskRun) -> str:
-    """Within what a key orders: the agent; until one is chosen, all tasks that name none. A judge's calls are apart."""
+    """The scope of an ordering key: the agent; until one is chosen, all tasks that name none. A judge's calls are
+    separate.
+    """
     if run.judged is not None:
         return f"\0judge {run.judged.judge} {run.judged.agent_id}"
     if run.any_agent:
@@ -343,5 +349,5 @@ def scope_of(run: TaskRun) -> str:
 
 
 def is_relocated(run: TaskRun) -> bool:
-    """Whether its record lies on `parked`, or is on the way there."""
+    """Whether the task's record is on `parked`, or on the way there."""
     return run.source == "parked" or run.token is not None

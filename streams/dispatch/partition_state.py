@@ -1,8 +1,8 @@
-"""What a partition must not forget when it moves to another worker: answered ids, its agents' circuits and limits, cached
+"""The state that moves with a partition to another worker: answered ids, its agents' circuits and limits, cached
 answers.
 
-In: the state topic's records of this partition; then what happens in the partition. Out: what changed since the last commit, as
-records of the state topic for the same transaction. A record that cannot be understood is passed over: it costs what it held.
+In: the state topic's records of this partition; then changes in the partition. Out: what changed since the last commit,
+as records of the state topic for the same transaction. An unreadable record is skipped: only its content is lost.
 """
 
 from __future__ import annotations
@@ -45,9 +45,8 @@ class PartitionState:
         values: Iterable[bytes] = (),
         cleared: Callable[[str], int] = lambda _: 0,
     ) -> None:
-        """`values`: the newest value of each key of the state topic's partition `number`.
-
-        `cleared`: when an agent's answers were last asked to be forgotten, epoch ms.
+        """`values`: the newest value of each key of the state topic's partition `number`. `cleared`: returns when an
+        agent's cached answers were last cleared, epoch ms.
         """
         self.seen = DedupWindow(settings.dispatch.idempotency_window, settings.dispatch.idempotency_ids)
         self.answers = AnswerCache(settings.cache)
@@ -59,7 +58,7 @@ class PartitionState:
         self._restore(values, cleared)
 
     def guard(self, agent_id: str) -> GuardSnapshot | None:
-        """What an earlier owner had stored of this agent's breaker and limiter; returned once."""
+        """The state of this agent's breaker and limiter from an earlier owner; returned once."""
         if agent_id not in self._guards:
             return None
         found, taken_at = self._guards.pop(agent_id)
@@ -67,7 +66,7 @@ class PartitionState:
         return GuardSnapshot(found.breaker.wire(), found.limiter.wire(), taken_at, found.concurrency, ejection)
 
     def changes(self, callers: Iterable[Caller[TaskRun]]) -> list[Output]:
-        """What changed since the last time this was asked."""
+        """What changed since the last call."""
         now_ms, now = self._wall_ms(), self._loop.time()
         outputs = []
         if (chunk := self.seen.flush()) is not None:

@@ -48,10 +48,10 @@ LONG_WAIT_S = 1.0
 
 
 class DispatchProcessor:
-    """The tasks of one partition, on their way to the agents that it owns. `state`: what the next owner must know."""
+    """Processes the tasks of one partition for the agents that it owns. `state`: for the next owner."""
 
     def __init__(self, partition: PartitionProcessor, context: DispatchContext, stored: Iterable[bytes] = ()) -> None:
-        """`stored`: what earlier owners of this partition wrote to the state topic."""
+        """`stored`: records that earlier owners of this partition wrote to the state topic."""
         self._partition = partition
         self._context = context
         self.state = PartitionState(
@@ -88,7 +88,7 @@ class DispatchProcessor:
     # A record comes in
 
     def process(self, source: str, record: ConsumerRecord) -> None:
-        """One record of topic `source` (short name). A failure costs this record alone."""
+        """Process one record of topic `source` (short name). A failure affects this record alone."""
         taken = source_record_of(source, record)
         run = self.tasks.arrived(header(taken.headers, MOVED_HEADER), taken) if source == "parked" else None
         if run is None:
@@ -97,15 +97,19 @@ class DispatchProcessor:
             self._guard.run(taken, lambda: self._resume(run))
 
     def process_again(self, record: SourceRecord, waited_for: str, looked_up: bool) -> None:
-        """A record that waited on its topic for `waited_for`. `looked_up`: its agent was looked for when it first came."""
+        """Process a record that waited on its topic for `waited_for`. `looked_up`: its agent was looked up when it
+        first came.
+        """
         self._guard.run(record, lambda: self._decide(self._admit(record, waited_for, looked_up), looked_up))
 
     def decide_again(self, run: TaskRun, looked_up: bool = False) -> None:
-        """A task that waited in memory goes its own way. `looked_up`: the topic of agents was read to its end for it."""
+        """Decide again about a task that waited in memory. `looked_up`: the topic of agents was read to its end for
+        it.
+        """
         self._guard.run(run.record, lambda: self._decide(run, looked_up))
 
     def assign(self, run: TaskRun) -> bool:
-        """Look for an agent for a task that waits for one. Whether it was found, or the task need not wait any more."""
+        """Choose an agent for a task that waits for one. True if one was found, or the task need not wait any more."""
         run.waited_for_agent = True
         decision = self._router.route(run, looked_up=True)
         if isinstance(decision, WaitForAgent):
@@ -115,7 +119,7 @@ class DispatchProcessor:
         return True
 
     def _resume(self, run: TaskRun) -> None:
-        """The record that carries on a task of this owner has come."""
+        """The record that continues a task of this owner has come."""
         if run.ending is not None:
             self._finish(run, *run.ending)
         elif self.waiting.ordering.waits(run):
@@ -137,7 +141,7 @@ class DispatchProcessor:
     # Where it goes
 
     def ends_without_call(self, run: TaskRun) -> bool:
-        """Whether the task is to end without a call when it is decided: it is cancelled, or its deadline has passed."""
+        """Whether the task will end without a call: it is cancelled, or its deadline has passed."""
         return self._router.ends_without_call(run)
 
     def _decide(self, run: TaskRun, looked_up: bool = False) -> None:
@@ -169,7 +173,7 @@ class DispatchProcessor:
                 self._finish(run, self._report.duplicate(run))
 
     def _call(self, run: TaskRun, agent: AgentRegistration) -> None:
-        """The result cache, then equal tasks under way, then the agent's queue."""
+        """Try the result cache, then equal tasks under way, then the agent's queue."""
         run.agent_id = agent.id
         # An answer that is judged elsewhere is not kept here, and a judge's is none to the task.
         is_rated_here = run.judged is None and run.judge(agent) is None
@@ -198,14 +202,14 @@ class DispatchProcessor:
         self._report.started(run)
 
     def on_retry(self, run: TaskRun, delay_s: float) -> None:
-        """Another call follows. A task that named no agent goes to another one if the circuit of its own has opened."""
+        """Another call follows. A task that named no agent moves to another one if its agent's circuit has opened."""
         self._partition.touch()  # the failed call counts, also if the next owner makes the next one
         self._report.retrying(run, delay_s)
         if run.any_agent:
             self._loop.call_soon(self._fail_over, run)
 
     def on_finished(self, run: TaskRun, outcome: Answer | AgentError) -> None:
-        """The task has its answer, or there is none."""
+        """The task has its answer, or an error."""
         if isinstance(outcome, Cancelled):
             outcome = Cancelled(self._context.cancelled(run.task_id, run.origin_ms) or outcome.message)
         end = (
@@ -216,7 +220,7 @@ class DispatchProcessor:
         self._guard.run(run.record, end)
 
     def on_circuit(self, agent_id: str, transition: Transition) -> None:
-        """The circuit of an agent changed its state. Tasks that named no agent need not wait until it closes."""
+        """An agent's circuit changed its state. Tasks that named no agent need not wait until it closes."""
         self._partition.touch()
         self._report.circuit(agent_id, transition)
         caller = self.waiting.queues.callers.get(agent_id)
@@ -228,7 +232,7 @@ class DispatchProcessor:
                 self._fail_over(run)
 
     def _fail_over(self, run: TaskRun) -> None:
-        """To another agent, if it waits for one whose circuit is open."""
+        """Move the task to another agent, if it waits for one whose circuit is open."""
         caller = self.waiting.queues.open_circuit(run)
         other = None if caller is None or self.waiting.held else self._router.failover(run)
         if caller is not None and other is not None and caller.queue.remove(run):
@@ -266,7 +270,7 @@ class DispatchProcessor:
             self._finish(run, self._report.failed(run, error))
 
     def _judge(self, run: TaskRun, judged: Judged, end: Answer | AgentError) -> None:
-        """The judge has answered, or cannot: that ends the task."""
+        """The judge has answered, or cannot: end the task."""
         verdict = self._judging.verdict(run, judged, end)
         if isinstance(verdict, Success):
             self._finish(run, self._report.succeeded(run, verdict))
@@ -274,7 +278,7 @@ class DispatchProcessor:
             self._finish(run, self._report.failed(run, verdict))
 
     def _finish(self, run: TaskRun, outputs: list[Output], moved: bool = False) -> None:
-        """The end of a record. `moved`: the task goes on elsewhere, so that its id is still free there."""
+        """End a record. `moved`: the task continues elsewhere, so its id is still free there."""
         self.waiting.ended(run)
         if self.tasks.end(run, outputs, moved):
             self._spans.end(run, outputs)

@@ -1,7 +1,4 @@
-"""A record must end, also when our own code fails on it: a task as a failure, anything else as a dead letter.
-
-In: a step of the work on a record. Out: that step, or the end of the record. It decides nothing else.
-"""
+"""Ensures that a record ends even if our own code fails on it: a task as a failure, anything else as a dead letter."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 
 class RecordGuard:
-    """`finish` ends the record of a task run with its outputs; `fail`: as a failed task."""
+    """`finish` ends the record of a task run with its outputs; `fail` ends it as a failed task."""
 
     def __init__(
         self,
@@ -43,7 +40,7 @@ class RecordGuard:
         self._fail = fail
 
     def run(self, record: SourceRecord, step: Callable[[], None]) -> None:
-        """Do `step`; it never raises."""
+        """Run `step`; never raises."""
         try:
             step()
         except Rejected as rejected:

@@ -1,7 +1,8 @@
-"""Records that hold their topic's commit back are written to the end of `parked`, and their tasks go on from there.
+"""Writes records that hold back their topic's commit to the end of `parked`, from where their tasks continue.
 
-In: the offsets that the engine finds far behind. Out: a new record for each task that is under way or waits; the old record ends.
-A task that waits on its topic is read back first. The run itself goes on: `InFlightTasks` joins it with the new record.
+In: the offsets that the engine finds far behind. Out: a new record for each task that is under way or waits; the old
+record ends. A task that waits on its topic is read back first. The run itself continues: `InFlightTasks` joins it with
+the new record.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from streams.engine.partition_processor import PartitionProcessor
 
 
 class Relocation:
-    """Moves the records of one partition."""
+    """Relocates the records of one partition."""
 
     def __init__(
         self,
@@ -42,7 +43,7 @@ class Relocation:
         self._to_read: set[tuple[str, int]] = set()
 
     def unblock(self, source: str, offsets: Sequence[int]) -> None:
-        """Each of these records ends soon, and its task goes on from another one."""
+        """Relocate these records: each ends soon, and its task continues from another one."""
         waiting = []
         for offset in offsets:
             run = self._tasks.at(source, offset)
@@ -57,12 +58,12 @@ class Relocation:
             self._to_read |= {(source, offset) for offset in self._backlogs.load_records(source, frozenset(waiting))}
 
     def go_on(self, run: TaskRun) -> None:
-        """A task with an ordering key may be relocated now, and after it those behind it: in their order."""
+        """A task with an ordering key may be relocated now, and after it those behind it, in order."""
         for each in (run, *self._ordering.followers(run)):
             self._relocate_in_order(each)
 
     def go_on_with(self, name: str) -> None:
-        """The same of tasks that were left on their topic under this name and read back."""
+        """The same for tasks that were left on their topic under this name and read back."""
         for each in self._ordering.followers_named(name):
             self._relocate_in_order(each)
 
@@ -79,7 +80,7 @@ class Relocation:
             self._relocate(run)
 
     def _is_here(self, run: TaskRun) -> bool:
-        """Whether it is called here, or waits here for an agent; not one whose agent is looked up."""
+        """Whether the task is called here, or waits here for an agent; not one whose agent is looked up."""
         return run.agent_id is not None or self._unassigned.holds(run)
 
     def read_back(self, source: str, offset: int) -> None:
@@ -89,7 +90,7 @@ class Relocation:
             self.unblock(source, (offset,))
 
     def lost(self, source: str, offset: int) -> None:
-        """A record that waited on its topic is gone from it."""
+        """A record that waited on its topic is gone."""
         self._to_read.discard((source, offset))
 
     def _relocate(self, run: TaskRun) -> None:

@@ -1,7 +1,7 @@
-"""What is published about a task: the records of its end, for the transaction, and the progress events and metrics beside it.
+"""Publishes what happens to a task: the records of its end, for the transaction, and progress events and metrics.
 
-In: a task run, and what happened to it. Out: records to write with the end of its intake record; events are sent at once,
-or with that end if it comes before they are sent. It decides nothing and holds nothing.
+In: a task run, and what happened to it. Out: records to write with the end of its intake record. Events are sent at
+once, or with that end if it comes before they are sent. It decides nothing and holds nothing.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ class TaskReporter:
         self._event(CIRCUIT_EVENTS[transition.kind], agent_id, data, f"/{self._context.wall_ms()}")
 
     def waiting(self, run: TaskRun, reason: str, wait_s: float = inf) -> None:
-        """The task waits for what may take long, and it was not reported before.
+        """The task waits for something that may take long; reported once.
 
-        `wait_s`: for at least so many seconds; infinite if that is not known.
+        `wait_s`: the shortest possible wait in seconds; infinite if unknown.
         """
         if run.reloaded is not None:
             return
@@ -92,19 +92,19 @@ class TaskReporter:
         return self._answered(run, agent_id, success, Ending("success", agent_id=agent_id, calls=run.calls))
 
     def repeated(self, run: TaskRun, agent_id: str, success: Success) -> list[Output]:
-        """The answer was known: no call."""
+        """The answer came from the cache: no call."""
         self._context.metrics.cache_hits.inc()
         self._event("task:cache-hit", run.task_id, {"taskId": run.task_id}, span=run.span)
         ending = Ending("success", agent_id=agent_id, cached=True, confidence=success.confidence)
         return self._answered(run, agent_id, success, ending)
 
     def not_cached(self, run: TaskRun) -> None:
-        """The cache was asked, and an agent must be called."""
+        """The cache has no answer: an agent must be called."""
         if run.cache_key is not None and run.reloaded is None:
             self._context.metrics.cache_misses.inc()
 
     def failed(self, run: TaskRun, error: AgentError) -> list[Output]:
-        """There is no answer."""
+        """The task ended with an error."""
         self._finished(run, "failure")
         if run.span is not None:
             run.span.note(ended_in(error.code, run.agent_id, run.calls if run.agent_id is not None else None))
@@ -114,7 +114,7 @@ class TaskReporter:
         )  # fmt: skip
 
     def refused(self, record: SourceRecord, rejected: Rejected) -> list[Output]:
-        """A record that is no task."""
+        """The record is not a valid task."""
         self._context.metrics.dead_letters.labels(rejected.stage).inc()
         return self._context.recorder.dead_letter(record, rejected.stage, rejected.reason, self._context.wall_ms())
 
@@ -140,7 +140,7 @@ class TaskReporter:
         ]
 
     def scheduled(self, run: TaskRun, decision: Schedule) -> list[Output]:
-        """The task waits elsewhere until its time has come."""
+        """The task waits on `scheduled` until its time."""
         now_ms, until_ms = self._context.wall_ms(), decision.not_before_ms
         self.waiting(run, "not_before", (until_ms - now_ms) / 1000)
         self._note(run, "scheduled")
@@ -151,7 +151,7 @@ class TaskReporter:
         ]
 
     def to_judge(self, run: TaskRun, judged: Judged, partition: int) -> list[Output]:
-        """The answer goes to the owner of its judge, and the task with it."""
+        """The answer goes to the owner of its judge, with the task."""
         self._context.metrics.forwarded.inc()
         self._note(run, "forwarded")
         now_ms = self._context.wall_ms()
@@ -161,7 +161,7 @@ class TaskReporter:
         return [self._or_failed(run, output, reason, run.agent_id, now_ms)]
 
     def handed_over(self, run: TaskRun, template: Template) -> list[Output]:
-        """The plan coordinator runs this task's template and answers it."""
+        """The plan coordinator runs this task's template and answers the task."""
         self._context.metrics.handed_over.inc()
         self._note(run, "handed-over")
         now_ms = self._context.wall_ms()
@@ -173,14 +173,14 @@ class TaskReporter:
         return [self._or_failed(run, output, reason, None, now_ms)]
 
     def _or_failed(self, run: TaskRun, output: Output, reason: str, agent_id: str | None, now_ms: int) -> Output:
-        """A record that carries the task elsewhere; if it is too large for the broker, the task fails here instead."""
+        """A record that moves the task; if it is too large for the broker, the task's failure instead."""
         if output.size > LARGE_BYTES:
             error = AnswerTooLarge(reason).as_task_error(agent_id)
             output.fallback = self._context.recorder.failed(run.task, {}, error, self.timing(run), now_ms)[0]
         return output
 
     def relocated(self, run: TaskRun, token: str) -> Output:
-        """The record that takes this one's place while the task goes on; another owner would begin it again."""
+        """The record that replaces this one while the task continues; another owner would start it again."""
         return self._context.recorder.relocate(
             run.record, run.task_id, run.agent_id or run.chosen, run.carried(), token, self._context.wall_ms(),
             "" if run.ordering_key is None else f"{run.first_record.topic}/{run.first_record.offset}",
@@ -219,7 +219,7 @@ class TaskReporter:
         self._context.metrics.finished(status, self._loop.time() - run.admitted_at)
 
     def timing(self, run: TaskRun) -> Timing:
-        """What the task took until now; of one that was judged, from its agent's first call on."""
+        """The times of the task so far; for a judged one, from its agent's first call on."""
         if run.judged is not None:
             judged, now_ms = run.judged, self._context.wall_ms()
             wait_ms, execution_ms = float(judged.started_ms - run.origin_ms), float(now_ms - judged.started_ms)

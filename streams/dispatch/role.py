@@ -1,8 +1,8 @@
-"""The dispatch role of a worker put together: tables it follows, ways to agents, the engine over its partitions, and those who
-watch.
+"""Assembles the dispatch role of a worker: the tables it follows, the transports, the engine over its partitions, and
+the watchers.
 
-In: settings, and what the broker can do. Out: a running engine whose partitions call agents. The order of starting and stopping
-is all that is decided here; it handles no record.
+In: settings, and what the broker supports. Out: a running engine whose partitions call agents. Only the order of
+starting and stopping is decided here; it handles no record.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ UNLIMITED = 10_000_000
 
 
 class DispatchRole(EngineRole[DispatchHandler]):
-    """Tasks: `agents` and `agent_statuses` are followed once it is started."""
+    """The role dispatch. Once it is started, `agents` and `agent_statuses` follow their topics."""
 
     name = "dispatch"
 
@@ -114,7 +114,7 @@ class DispatchRole(EngineRole[DispatchHandler]):
         )
 
     async def start(self, stack: AsyncExitStack) -> None:
-        """Begin; `stack` ends it all in the opposite order. Raises `KafkaError`, `TimeoutError`, `PortTaken`."""
+        """Start; `stack` ends everything in the opposite order. Raises `KafkaError`, `TimeoutError`, `PortTaken`."""
         grpc_server = self._grpc_server
         followed = Follower(self.options, full_name("standings", self.prefix), self.agent_statuses.apply)
         self._followed = (self.agents, self._calibrations, followed, self._controls)
@@ -143,16 +143,16 @@ class DispatchRole(EngineRole[DispatchHandler]):
         self._gateway.start(grpc_server.address)
 
     def problems(self) -> list[str]:
-        """Why topics that every worker follows cannot be read at present, one line each; none while all are."""
+        """Why topics that every worker follows cannot be read now, one line each; empty while all are read."""
         return [table.problem for table in self._followed if table.problem is not None]
 
     def explain_task(self, task_id: str) -> dict[str, Any] | None:
-        """What a task waits for that this worker holds in memory; None if it holds none of that id."""
+        """What a task that this worker holds in memory waits for; None if it holds none with that id."""
         found = (handler.explain_task(task_id) for handler in self.engine.handlers())
         return next((each for each in found if each is not None), None)
 
     def tasks(self) -> tuple[int, int]:
-        """How many tasks agents are called for, and how many wait."""
+        """The number of tasks being called, and of tasks waiting."""
         taken = sum(status.in_flight for status in self.partition_statuses())
         calling = sum(handler.running() for handler in self.engine.handlers())
         return calling, max(0, taken - calling)
@@ -227,7 +227,9 @@ class DispatchRole(EngineRole[DispatchHandler]):
         emit(recorder.event(kind, agent_id, {"agentId": agent_id}, self.now_ms(), tail=f"/{record.offset}"))
 
     def _rejected(self, topic: str, record: ConsumerRecord, rejected: Rejected) -> None:
-        """An invalid record of a topic that every worker follows: the worker that owns its key's partition reports it."""
+        """An invalid record on a topic that every worker follows: the worker that owns its key's partition reports
+        it.
+        """
         if not self.engine.processors or not self._here(key_text(record.key, record.headers)):
             return
         self._context.metrics.dead_letters.labels(rejected.stage).inc()

@@ -1,11 +1,11 @@
-"""Decides what happens to a task: which agent it is for, which partition owns that agent, whether its id is a new one.
+"""Decides about a task: which agent it is for, which partition owns that agent, whether its id is new.
 
-In: a task run of one partition. Out: one `Decision`. It writes and calls nothing; the only thing it changes are the claims on
-task ids, since two records with one id must not both pass. The balancer chooses among agents.
+In: a task run of one partition. Out: one `Decision`. It writes and calls nothing; it only changes the claims on task
+ids, since two records with one id must not both pass. The balancer chooses among agents.
 
-A task that names its agent is answered once in the partition that owns the agent, whether the agent is registered or not. A
-task that names capabilities is checked in the partition of its own id first: only there can a second record of it be noticed,
-whichever agent is chosen for it. With an ordering key that is the partition of the key, where the tasks of a key meet.
+A task that names its agent is answered once in the partition that owns the agent, whether the agent is registered or
+not. A task that names capabilities is first checked in the partition of its own id: only there is a second record of it
+noticed, whichever agent is chosen. With an ordering key it is the partition of the key, where all tasks of a key meet.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ class Router:
         return self._by_capability(run, looked_up) if run.any_agent else self._by_name(run, looked_up)
 
     def failover(self, run: TaskRun) -> Call | Forward | Duplicate | None:
-        """Another agent for a task whose agent takes no call; None if it named its agent, or there is no other."""
+        """Another agent for a task whose agent takes no call; None if the task named its agent, or there is no
+        other.
+        """
         if not run.any_agent or run.token is not None or run.cancelled or run.judged is not None:
             return None
         if run.ordering_key is not None:
@@ -62,7 +64,7 @@ class Router:
         return Call(agent) if self._tasks.claim(run, agent.id) else Duplicate()
 
     def schedule(self, run: TaskRun) -> Schedule | None:
-        """Where the task waits for its time; None if that has come, or if it is to end without a call."""
+        """Where the task waits for its time; None if the time has come, or the task will end without a call."""
         at_ms = run.not_before_ms
         if at_ms is None or at_ms <= self._context.wall_ms():
             return None
@@ -71,11 +73,13 @@ class Router:
         return Schedule(owner_partition(run.task_id, self._context.partition_count()), at_ms)
 
     def ends_without_call(self, run: TaskRun) -> bool:
-        """Whether it is cancelled, has expired or is too large: then it fails when it is routed."""
+        """Whether the task is cancelled, has expired or is too large: it then fails when it is routed."""
         return self._unwanted(run) is not None
 
     def _to_judge(self, run: TaskRun, judge: str, looked_up: bool) -> Decision:
-        """The task has its answer: another agent judges it. Its id is claimed apart from tasks for that agent."""
+        """The task has its answer, and another agent judges it. Its id is claimed separately from tasks for that
+        agent.
+        """
         forward = self._away(run, judge, None)
         if forward is not None:
             return forward
@@ -89,7 +93,8 @@ class Router:
         return Fail(NoAgent("it is not registered")) if looked_up else LookUp()
 
     def _without_plan(self, run: TaskRun) -> Decision | None:
-        """The end of a pattern that is not to run and whose time has not come, or did not when it was cancelled. None: it runs.
+        """The end of a pattern task that will not run and whose time has not come, or had not when it was cancelled.
+        None: it runs.
 
         Its id is claimed in the partition of the id, as for a task that names no agent.
         """
@@ -160,7 +165,9 @@ class Router:
         return Call(agent) if self._tasks.claim(run, agent.id) else Duplicate()
 
     def _fail(self, run: TaskRun, error: AgentError) -> Decision:
-        """One that was checked elsewhere is claimed under the agent it was sent to: nothing else is claimed for it here."""
+        """End the task with the error. If it was checked elsewhere, it is claimed under the agent it was sent to:
+        nothing else is claimed for it here.
+        """
         if run.chosen and not self._tasks.claim(run, run.chosen):
             return Duplicate()
         return Fail(error)
@@ -183,10 +190,11 @@ class Router:
         return mode == "always" or (mode == "unavailable" and known)
 
     def _away(self, run: TaskRun, key: str, agent_id: str | None) -> Forward | WaitForAgent | None:
-        """To the partition of `key`, unless it is this one; first a wait, if the task was forwarded often already.
+        """Send the task to the partition of `key`, unless that is this one. A task that was forwarded often already
+        waits first.
 
-        Agents that come and go, or workers that count partitions differently for a while, would have it go round. It is never
-        done in the wrong partition: there its agent would be called beside its owner, and its id answered twice.
+        Otherwise it could circulate while agents come and go, or while workers count partitions differently. It is
+        never processed in the wrong partition: its agent would be called beside its owner, and its id answered twice.
         """
         forward = self._forward(run, key, agent_id)
         if forward is not None and run.hops >= MAX_HOPS and not run.waited_for_agent:
@@ -194,6 +202,6 @@ class Router:
         return forward
 
     def _forward(self, run: TaskRun, key: str, agent_id: str | None) -> Forward | None:
-        """To the partition of `key`, unless it is this one."""
+        """Send the task to the partition of `key`, unless that is this one."""
         number = owner_partition(key, self._context.partition_count())
         return None if number == self._number else Forward(number, key, agent_id)

@@ -1,7 +1,7 @@
-"""The spans of one partition's tasks, if anybody wants them: begun with the work on a record, ended by the commit of its end.
+"""The trace spans of one partition's tasks, begun with the work on a record, ended by the commit of its end.
 
-In: jobs and records as they begin, move and end. Out: spans, and the context on records that belong to them. Without a `Tracing`
-nothing is done here.
+In: task runs and records as they begin, move and end. Out: spans, and the context on records that belong to them.
+Without a `Tracing` it does nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class TaskSpans:
-    """`tracing`: who makes them."""
+    """`tracing`: makes the spans."""
 
     def __init__(self, tracing: Tracing | None, partition: PartitionProcessor) -> None:
         self._tracing = tracing
@@ -32,18 +32,18 @@ class TaskSpans:
             run.span = self._tracing.record(run.record, run.task_id)
 
     def end(self, run: TaskRun, outputs: Sequence[Output]) -> None:
-        """Its record ends with these."""
+        """The record ends with these outputs."""
         if run.span is not None:
             run.span.stamp(*outputs)
             self._partition.afterwards(run.span.close)
 
     def moved(self, run: TaskRun, output: Output) -> None:
-        """Another record takes the place of its own; the work goes on, and so does its span."""
+        """Another record replaces its own; the work and its span continue."""
         if run.span is not None:
             run.span.stamp(output)
 
     def refused(self, record: SourceRecord, run: TaskRun | None, stage: str, outputs: Sequence[Output]) -> None:
-        """A record that is no task, or broke something: `end` follows if it has a run."""
+        """A record that is not a valid task, or caused an error: `end` follows if it has a run."""
         if self._tracing is None:
             return
         span = run.span if run is not None and run.span is not None else self._tracing.record(record)

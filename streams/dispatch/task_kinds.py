@@ -1,7 +1,8 @@
-"""What a worker needs for tasks that are not for agents: who calls hosts, functions and patterns, and under which registration.
+"""What a worker needs for tasks other than those for agents: the transports for hosts, functions and patterns, and
+their registrations.
 
-In: settings. Out: transports by their internal protocol, and the built-in agents. Modules with functions are imported here, at
-start, and nowhere else.
+In: settings. Out: transports by their internal protocol, and the built-in agents. Modules with functions are imported
+here, at start, and nowhere else.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class TaskKinds:
 
 
 def task_kinds(settings: Settings, executors: Sequence[PatternExecutor] = ()) -> TaskKinds:
-    """`executors`: asked for a pattern before the control plane is. Raises `FunctionsError`."""
+    """`executors`: asked for a pattern before the control plane. Raises `FunctionsError`."""
     dispatch = settings.dispatch
     functions = load_functions(settings.functions.modules)
     allowed = settings.http_tasks.allow_list()

@@ -1,6 +1,7 @@
-"""From a record to a task run: the one object that stands for a task from its intake to its end on this worker.
+"""From a record to a task run: the object that represents a task from intake to end on this worker.
 
-In: the bytes and headers of an intake record. Out: a validated `TaskRun`, or `Rejected` naming field and reason. No calls.
+In: the bytes and headers of an intake record. Out: a validated `TaskRun`, or `Rejected` naming field and reason. No
+calls.
 """
 
 from __future__ import annotations
@@ -50,9 +51,11 @@ _NO_RECORD = LogPosition("tasks", 0)
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class TaskRun(PendingCall):
-    """One task on this worker. `origin_ms`: the timestamp of its first record; `deadline_ms`: None: it has none; epoch ms both.
+    """One task on this worker. `origin_ms`: the timestamp of its first record; `deadline_ms`: None without one; both
+    epoch ms.
 
-    `admitted_at`: loop time of intake, seconds. `source` and `offset` name its record: another one after it was relocated.
+    `admitted_at`: loop time of intake, seconds. `source` and `offset` name its record, which changes when it is
+    relocated.
     """
 
     source: str
@@ -113,7 +116,7 @@ class TaskRun(PendingCall):
         return f"\0{name}" if looks_like_step(name) and not step_of(self.task.plan_id, name) else name
 
     def judge(self, agent: AgentRegistration | None) -> str | None:
-        """The judge of what this agent answers to the task; None: it has none. A judge's own answer is not judged."""
+        """The judge of this agent's answer; None without one. A judge's own answer is not judged."""
         source = None if agent is None or self.judged is not None else agent.confidence
         return None if source is None else source.agent
 
@@ -123,9 +126,9 @@ class TaskRun(PendingCall):
 
 
 def read_task(record: SourceRecord, now: float, now_ms: int, settings: Settings) -> TaskRun:
-    """The task a record holds. `now`: loop time, seconds; `now_ms`: epoch ms. Raises `Rejected`.
+    """The task in a record. `now`: loop time, seconds; `now_ms`: epoch ms. Raises `Rejected`.
 
-    A record that the pipeline wrote itself carries the deadline and the timestamp of the task's first record.
+    A record that the pipeline itself wrote carries the deadline and the timestamp of the task's first record.
     """
     decoded = decode_json(record.value, record.headers)
     task = validate(Task, decoded.data)
@@ -181,8 +184,11 @@ def read_task(record: SourceRecord, now: float, now_ms: int, settings: Settings)
 
 
 def _not_before_ms(given_ms: int, record: SourceRecord, judged: Judged | None) -> int | None:
-    """None for a task that was released: another worker's clock has decided. One that was only forwarded may have to wait still,
-    for example if it was cancelled, and the owner of its agent does not know that yet."""
+    """The time before which no agent is called. None for a task that was released: another worker's clock decided that.
+
+    A task that was only forwarded may still have to wait, for example one that was cancelled, which the owner of its
+    agent does not know yet.
+    """
     if judged is not None or (
         record.topic in INTERNAL_SOURCES and own_header(record.headers, NOT_BEFORE_HEADER) is not None
     ):
@@ -191,7 +197,7 @@ def _not_before_ms(given_ms: int, record: SourceRecord, judged: Judged | None) -
 
 
 def asked(task: Task) -> Any:
-    """What the agent is sent: the payload, and the context where there is one."""
+    """What the agent is sent: the payload, with the context if there is one."""
     if task.context is None:
         return task.payload
     if isinstance(task.payload, dict):
@@ -200,7 +206,7 @@ def asked(task: Task) -> Any:
 
 
 def trace_headers(headers: tuple[tuple[str, bytes], ...]) -> tuple[tuple[str, str], ...]:
-    """The trace context of the record for the agent; a new one (not sampled) where there is none that is valid."""
+    """The record's trace context for the agent; a new one (not sampled) without a valid one."""
     found = trace_of(headers)
     if found is None:
         return (("traceparent", f"00-{token_hex(16)}-{token_hex(8)}-00"),)

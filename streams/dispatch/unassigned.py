@@ -1,8 +1,7 @@
-"""Tasks that wait until an agent can take them: none with their capabilities is registered, well and taking calls.
+"""Tasks that wait until an agent is available: none with their capabilities is registered, healthy and taking calls.
 
-In: task runs without an agent. Out: each again, once an agent like the one wanted appears, every few seconds, and when its
-deadline passes. In memory as far as a share goes, else on their topic; their order is kept. It decides nothing: the router is
-asked again.
+In: task runs without an agent. Out: each again when a suitable agent appears, every few seconds, and when its deadline
+passes. Held in memory up to a share, else on their topic; in order. It decides nothing: the router is asked again.
 """
 
 from __future__ import annotations
@@ -37,7 +36,9 @@ def group_key(run: TaskRun) -> str:
 
 
 class UnassignedTasks:
-    """`retry` routes a run again and returns whether it still waits; `leave` forgets one whose record stays on its topic."""
+    """`retry` routes a run again and returns whether it still waits; `leave` forgets one whose record stays on its
+    topic.
+    """
 
     def __init__(
         self,
@@ -78,11 +79,11 @@ class UnassignedTasks:
         self._set_timer(min(self._loop.time() + CHECK_S, run.deadline))
 
     def holds(self, run: TaskRun) -> bool:
-        """Whether it waits here, in memory."""
+        """Whether the task waits here, in memory."""
         return run in self._groups.get(group_key(run), ())
 
     def remove(self, run: TaskRun) -> bool:
-        """It does not wait any more; False if it did not."""
+        """Remove the task; False if it did not wait here."""
         key = group_key(run)
         group = self._groups.get(key)
         if group is None or run not in group:
@@ -94,7 +95,7 @@ class UnassignedTasks:
         return True
 
     def appeared(self, agent: AgentRegistration) -> None:
-        """An agent can be chosen, and could not before."""
+        """An agent became available."""
         offered = set(agent.capabilities)
         for key in self._keys():
             wanted = key.removeprefix(PREFIX)
@@ -107,7 +108,7 @@ class UnassignedTasks:
             self._try(key)
 
     def close(self) -> None:
-        """Forget everything. `DispatchHandler.close` gives back the memory held."""
+        """Forget everything. `DispatchHandler.close` releases the memory."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -117,11 +118,15 @@ class UnassignedTasks:
         return [key for key in self._backlogs.keys if key.startswith(PREFIX)]
 
     def _keys(self) -> list[str]:
-        """Of the groups that wait in memory or on their topic, in the order they came; a set has another one in each run."""
+        """Keys of the groups that wait in memory or on their topic, in order of arrival; the order of a set would
+        differ between runs.
+        """
         return list(dict.fromkeys([*self._groups, *self._backlog_keys()]))
 
     def _try(self, key: str) -> None:
-        """In their order, until the first that still waits. The rest of a long group follows in later turns of the loop."""
+        """Route them in order, until the first that still waits. The rest of a long group follows in later turns of the
+        loop.
+        """
         group = self._groups.get(key, {})
         # One whose record is being relocated cannot go elsewhere before the new record has come.
         ready = [run for run in group if run.token is None]

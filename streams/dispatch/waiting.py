@@ -1,7 +1,8 @@
-"""Where tasks of one partition wait: in their agent's queue, for an agent, for an equal task, for a look-up, or on their topic.
+"""Where the tasks of one partition wait: in their agent's queue, for an agent, for an equal task, for a look-up, or on
+their topic.
 
-In: task runs, with what they wait for. Out: each again, to `TaskSteps`, when it is its turn, and those whose deadline passed. The
-parts that know when are below: `AgentQueues`, `UnassignedTasks`, `SingleFlight`, `LookUps`, `Backlogs`.
+In: task runs, with what they wait for. Out: each again, to `TaskSteps`, at its turn or when its deadline passes. The
+parts that decide when are `AgentQueues`, `UnassignedTasks`, `SingleFlight`, `LookUps` and `Backlogs`.
 """
 
 from __future__ import annotations
@@ -34,31 +35,31 @@ from streams.rules.source_record import SourceRecord
 
 
 class TaskSteps(Protocol):
-    """What a task does next that has waited. None of these raises."""
+    """The next steps of a task that has waited. None of these raises."""
 
     def process_again(self, record: SourceRecord, waited_for: str, looked_up: bool) -> None:
-        """A record that waited on its topic."""
+        """Process a record that waited on its topic."""
         ...
 
     def decide_again(self, run: TaskRun, looked_up: bool = False) -> None:
-        """A task that waited in memory and goes its own way now."""
+        """Decide again about a task that waited in memory."""
         ...
 
     def assign(self, run: TaskRun) -> bool:
-        """A task that waits for an agent: whether it need not wait any more."""
+        """Choose an agent for a task that waits for one; True if it need not wait any more."""
         ...
 
     def on_finished(self, run: TaskRun, outcome: Answer | AgentError) -> None:
-        """A task that ends without a call."""
+        """End a task without a call."""
         ...
 
     def ends_without_call(self, run: TaskRun) -> bool:
-        """Whether the task is to end without a call when it is decided: it is cancelled, or its deadline has passed."""
+        """Whether the task will end without a call: it is cancelled, or its deadline has passed."""
         ...
 
 
 class WaitingTasks:
-    """`held`: nothing is given back any more."""
+    """`held`: no task is returned any more."""
 
     def __init__(
         self,
@@ -121,12 +122,12 @@ class WaitingTasks:
         )
 
     def for_agent(self, run: TaskRun) -> None:
-        """No agent can take it now: wait for one."""
+        """No agent is available: wait for one."""
         self.flights.left(run)
         self.unassigned.add(run)
 
     def for_look_up(self, run: TaskRun) -> None:
-        """The topic of agents is read to its end first."""
+        """Read the topic of agents to its end first."""
         self._look_ups.start(run)
 
     @property
@@ -140,7 +141,7 @@ class WaitingTasks:
         self.unassigned.remove(run)
 
     def cancel(self, task_id: str) -> None:
-        """A task that waits ends now, wherever that is; a call under way is cut off."""
+        """End a waiting task now, wherever it waits; a call under way is cut off."""
         self.backlogs.load_task(task_id)  # what waits on its topic is decided again, and then found to be cancelled
         for run in self._tasks.of(task_id):
             if self.ordering.waits(run):
@@ -151,7 +152,7 @@ class WaitingTasks:
                 self.queues.callers[run.agent_id].cancel(run)
 
     def hold(self) -> None:
-        """Begin nothing more; what runs may finish."""
+        """Start nothing more; calls under way may finish."""
         self.held = True
         self.queues.hold()
         self.backlogs.hold()
@@ -167,14 +168,14 @@ class WaitingTasks:
         self.flights.clear()
 
     def _leave(self, run: TaskRun) -> None:
-        """The record stays on its topic: forget the run, it is read again when it is its turn."""
+        """Leave the record on its topic and forget the run: it is read again at its turn."""
         self.flights.left(run)
         if run.ordering_key is not None:
             self.ordering.set_aside(run)
         self._tasks.leave(run)
 
     def _turn(self, run: TaskRun) -> None:
-        """Those of its key before it have ended, or its deadline has passed."""
+        """The tasks of its key before it have ended, or its deadline has passed."""
         if not self.held:
             self._steps.decide_again(run)
             self.relocation.go_on(run)
@@ -195,7 +196,7 @@ class WaitingTasks:
             self.ordering.loaded(key)
 
     def _lost(self, source: str, offset: int) -> None:
-        """The record is gone from its topic (retention, deleted records) before it was its turn."""
+        """The record is gone from its topic (retention, deleted records) before its turn."""
         self.relocation.lost(source, offset)
         self.ordering.returns(source, offset)
         self.ordering.returned(source, offset)
@@ -206,7 +207,7 @@ class WaitingTasks:
             self._steps.decide_again(run, looked_up=True)
 
     def _lead(self, run: TaskRun) -> None:
-        """The equal task this one followed ended without an answer: it goes its own way."""
+        """The equal task this one followed ended without an answer: route it by itself."""
         if not self.held:
             self._steps.decide_again(run)
 

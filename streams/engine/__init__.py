@@ -1,1 +1,1 @@
-"""The transactional partition: consume, keep the ledger, run a handler, commit outputs and offsets together."""
+"""The transactional partition: consume, keep the offset ledger, run a handler, commit outputs and offsets together."""

@@ -1,10 +1,12 @@
-"""Who owns which partition, and where that worker answers: it travels with the group's own protocol.
+"""Which worker owns which partition, and its address, carried by the consumer group's own protocol.
 
-In: each member's address, in the user data of its subscription. Out: the leader's table of all of them, in the user data of
-every assignment; so all members have the same table from one generation to the next. Members that say nothing (an older version,
-or one that leads and tells nobody) are simply not in it. Partitions are dealt out as by the range assignor, which older ones use.
-An address is a hint: whoever is asked says whether the partition is its own. `looked_up` asks the group's coordinator instead:
-a member with a name of its own (`--instance-id`) that comes back at another address makes no new generation.
+In: each member's address, in the user data of its subscription. Out: the leader's table of all addresses, in the user
+data of every assignment, so all members have the same table from one generation to the next. Members without an address
+(of an older version, or led by one) are not in it. Partitions are assigned as by the range assignor, which older
+versions use.
+
+An address is a hint: a worker that is asked answers whether the partition is its own. `looked_up` asks the group's
+coordinator instead, since a static member (`--instance-id`) that returns at another address starts no new generation.
 """
 
 from __future__ import annotations
@@ -26,14 +28,14 @@ MAX_ADDRESS_BYTES = 512
 
 
 class Addresses(AlignedAssignor):
-    """The assignor of one member: it reports `address` when it joins, and keeps the table of each assignment."""
+    """The assignor of one member: it sends `address` when it joins, and keeps the table of each assignment."""
 
     def __init__(self, address: str) -> None:
         super().__init__(address)
         self._owners: dict[int, str] = {}
 
     def owner(self, number: int) -> str | None:
-        """Where the owner of this partition number answers, as of the last assignment; None: not known."""
+        """The address of this partition number's owner, as of the last assignment; None: unknown."""
         return self._owners.get(number)
 
     def _rows(
@@ -48,9 +50,10 @@ class Addresses(AlignedAssignor):
 
 
 async def looked_up(options: dict[str, Any], group: str, timeout_s: float) -> dict[int, str]:
-    """Partition numbers and where their owners answer, as the group's coordinator knows it now; empty while the group moves.
+    """Partition numbers and their owners' addresses, as the group's coordinator knows them now; empty during a
+    rebalance.
 
-    Raises `KafkaError`, `TimeoutError`. Brokers that keep it to themselves (the embedded one) tell nothing.
+    Raises `KafkaError`, `TimeoutError`. Empty with brokers that do not report it (the embedded one).
     """
     admin = AIOKafkaAdminClient(**options)
     try:
@@ -76,7 +79,7 @@ def _described(groups: Iterable[Mapping[str, Any]]) -> dict[int, str]:
 def _table(
     members: Mapping[str, ConsumerProtocolMemberMetadata], assigned: Mapping[str, ConsumerProtocolMemberAssignment]
 ) -> list[Row]:
-    """Address and partition numbers of every member that reported an address."""
+    """Address and partition numbers of every member that sent an address."""
     rows = []
     for member, metadata in sorted(members.items()):
         said, _ = said_by(metadata.user_data)

@@ -1,11 +1,13 @@
-"""Deals out partitions so that equal numbers of all topics go to one member, also while one topic has more than the others.
+"""Assigns partitions such that equal numbers of all topics go to one member, also while one topic has more partitions
+than the others.
 
-In: the cluster's topics and what each member subscribed to. Out: an assignment as of the range assignor, over the numbers that
-all topics of a subscription have. A number that only some of them have is nobody's until the others have it too: its partition
-would lack a part of its input, and of equal numbers at two members each would take itself for the owner.
+In: the cluster's topics and each member's subscription. Out: an assignment as of the range assignor, over the numbers
+that all topics of a subscription have. A number that only some topics have is not assigned: its partition would lack a
+part of its input, and two members with equal numbers would each consider themselves the owner.
 
-How many numbers there are decides which partition owns an agent or an id, so all members of a generation must go by the same
-count: the leader decides it and sends it with every assignment. A rebalance is where it changes, for all members at once.
+The number of partitions decides which partition owns an agent or an id, so all members of a generation must use the
+same count: the leader decides it and sends it with every assignment. It changes in a rebalance, for all members at
+once.
 """
 
 from __future__ import annotations
@@ -28,14 +30,14 @@ REPORT_S = 300.0
 
 
 class PartitionCounts:
-    """Whether topics (on the broker) that belong together have equally many partitions; logs once when they do not."""
+    """Whether topics (on the broker) that belong together have equally many partitions; logs once if not."""
 
     def __init__(self, topics: Sequence[str]) -> None:
         self._topics = topics
         self._reported: dict[str, int] = {}
 
     def look(self, consumer: AIOKafkaConsumer) -> bool:
-        """Whether they are equal, as far as the consumer knows."""
+        """Whether the counts are equal, as far as the consumer knows."""
         counts = {topic: count for topic, count in self._counts(consumer).items() if count}
         equal = len(set(counts.values())) < 2
         if not equal and counts != self._reported:
@@ -46,7 +48,7 @@ class PartitionCounts:
         return equal
 
     def common(self, consumer: AIOKafkaConsumer) -> int:
-        """How many partition numbers all of them have; 0 while the consumer does not know one of them."""
+        """How many partition numbers all topics have; 0 while the consumer does not know one of the topics."""
         return min(self._counts(consumer).values(), default=0)
 
     def _counts(self, consumer: AIOKafkaConsumer) -> dict[str, int]:
@@ -55,11 +57,12 @@ class PartitionCounts:
 
 
 class AlignedAssignor(RangePartitionAssignor):  # type: ignore[misc]  # aiokafka ships no types
-    """The assignor of one member, under the range assignor's name: members of older versions take part, the leader decides for
-    all. aiokafka calls it as it would a class."""
+    """The assignor of one member, under the range assignor's name: members of older versions take part, the leader
+    decides for all. aiokafka calls it like a class.
+    """
 
     def __init__(self, address: str = "", now: Callable[[], float] | None = None) -> None:
-        """`address`: where this member answers the others, if it does. `now`: loop time, seconds."""
+        """`address`: this member's address for the others, if it has one. `now`: loop time, seconds."""
         self.address = address
         self.partitions: int | None = None
         """How many partition numbers there are, as of the last assignment; None: the leader did not say (an older version)."""
@@ -68,9 +71,10 @@ class AlignedAssignor(RangePartitionAssignor):  # type: ignore[misc]  # aiokafka
         self._reported_at = 0.0
 
     def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
-        """What this member reports when it joins: its address, and the count if that has just grown.
+        """The data this member sends when it joins: its address, and the count if that has just grown.
 
-        A leader whose metadata are old must not go back to fewer numbers: what happened in the new partitions would be forgotten.
+        A leader with old metadata must not return to fewer partitions: what happened in the new ones would be
+        forgotten.
         """
         said = self.address
         if self._reported and self._now() - self._reported_at < REPORT_S:
@@ -80,7 +84,7 @@ class AlignedAssignor(RangePartitionAssignor):  # type: ignore[misc]  # aiokafka
     def assign(  # aiokafka calls it on what it is given, class or not
         self, cluster: ClusterMetadata, members: Mapping[str, ConsumerProtocolMemberMetadata]
     ) -> dict[str, ConsumerProtocolMemberAssignment]:
-        """As leader: everybody's partitions, and how many there are."""
+        """As leader: the partitions of all members, and their count."""
         common = _Common(cluster, members)
         assigned: dict[str, ConsumerProtocolMemberAssignment] = RangePartitionAssignor.assign(common, members)
         rows = self._rows(members, assigned)
@@ -96,11 +100,11 @@ class AlignedAssignor(RangePartitionAssignor):  # type: ignore[misc]  # aiokafka
         members: Mapping[str, ConsumerProtocolMemberMetadata],
         assigned: Mapping[str, ConsumerProtocolMemberAssignment],
     ) -> list[Row]:
-        """What else goes to all members."""
+        """Further data for all members."""
         return []
 
     def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
-        """A new generation: what was reported in the one before is void."""
+        """A new generation began: reports of the last one are void."""
         rows = _read_table(assignment.user_data)
         self._learn(rows)
         before, self.partitions = self.partitions, count_of(rows)
@@ -108,17 +112,18 @@ class AlignedAssignor(RangePartitionAssignor):  # type: ignore[misc]  # aiokafka
             self.report(self.partitions)
 
     def _learn(self, rows: list[Row]) -> None:
-        """Read what else the leader sent with this generation."""
+        """Read the further data that the leader sent with this generation."""
 
     def report(self, count: int) -> None:
-        """All topics have so many partitions now: report it when this member joins next. The coordinator lets any member whose
-        words have changed begin a new generation."""
+        """All topics have so many partitions now: report it when this member joins next. The coordinator lets a member
+        whose data changed start a new generation.
+        """
         if count > self._reported:
             self._reported, self._reported_at = count, self._now()
 
 
 def _read_table(user_data: bytes | None) -> list[Row]:
-    """The rows in the user data of an assignment; none if there are none, or they are not readable."""
+    """The rows in an assignment's user data; empty if there are none or they are unreadable."""
     try:
         return decode_table(user_data)
     except (ValueError, TypeError) as error:
@@ -127,9 +132,9 @@ def _read_table(user_data: bytes | None) -> list[Row]:
 
 
 class _Common:
-    """A cluster whose topics have only the partitions that all topics subscribed to with them have.
+    """A view of a cluster in which topics have only the partitions that all topics subscribed to with them have.
 
-    Of partitions that a member knows from earlier assignments, all topics have them, whatever this cluster's metadata say.
+    Partitions that a member knows from earlier assignments exist in all topics, whatever this cluster's metadata show.
     """
 
     def __init__(self, cluster: ClusterMetadata, members: Mapping[str, ConsumerProtocolMemberMetadata]) -> None:
@@ -143,7 +148,7 @@ class _Common:
                 self._reported[topic] = max(self._reported.get(topic, 0), count)
 
     def partitions_for_topic(self, topic: str) -> set[int] | None:
-        """As aiokafka's; None: not known."""
+        """As in aiokafka; None: unknown."""
         known, reported = self._cluster.partitions_for_topic(topic), self._reported.get(topic, 0)
         if known is None and not reported:
             return None

@@ -1,6 +1,6 @@
-"""How outputs reach the broker: in few, large batches.
+"""Sends outputs to the broker in few, large batches.
 
-In: outputs (topic by short name, key, value, headers). Out: one produce batch per topic partition, all under one producer.
+In: outputs (topic by short name, key, value, headers). Out: one produce batch per topic partition, all by one producer.
 A batch is built here and handed over whole: 10 us a record against 17 to 19 one by one. Never retries, never commits.
 """
 
@@ -28,17 +28,17 @@ _OVERHEAD = 120
 
 
 class TooLarge(Exception):
-    """An output that has no form small enough for its topic: a fault of the code that built it."""
+    """An output without a form small enough for its topic: a fault of the code that built it."""
 
 
 def mark_seen(future: asyncio.Future[Any]) -> None:
-    """A failure of one part is noticed by the commit as a whole; asyncio need not complain of each."""
+    """Mark a failure of one part as retrieved: the commit as a whole notices it, and asyncio need not log each."""
     if not future.cancelled():
         future.exception()
 
 
 async def delivered(batches: Iterable[asyncio.Future[Any]]) -> None:
-    """Wait for all batches, so that none is left unwatched; then raise the first failure."""
+    """Wait for all batches, so none is left unwatched; then raise the first failure."""
     for outcome in await asyncio.gather(*batches, return_exceptions=True):
         if isinstance(outcome, BaseException):
             raise outcome
@@ -47,14 +47,14 @@ async def delivered(batches: Iterable[asyncio.Future[Any]]) -> None:
 class Batcher:
     """Groups outputs by topic partition and sends each group as one batch, or as several if it is large.
 
-    `limits`: topic (short name) to the bytes a batch on it may have. What is larger is replaced by its smaller form here:
-    a batch that the broker refuses cannot be mended any more (it stays counted in the producer's sequence).
+    `limits`: topic (short name) to the largest batch in bytes. A larger output is replaced by its smaller form here: a
+    batch that the broker refuses cannot be repaired (it stays counted in the producer's sequence).
     """
 
     def __init__(
         self, prefix: str, limits: Mapping[str, int] | None = None, now_ms: Callable[[], int] | None = None
     ) -> None:
-        """`now_ms`: the time to stamp on records, epoch ms; None: this machine's own."""
+        """`now_ms`: returns the timestamp of records, epoch ms; None: this machine's clock."""
         self._prefix = prefix
         self._now_ms = now_ms
         self._limits = dict(limits or {})
@@ -73,12 +73,12 @@ class Batcher:
         self._counts.clear()
 
     def lower_limits(self) -> None:
-        """The broker found something too large that should not have been: from now on half of what was thought is allowed."""
+        """The broker refused a batch as too large that was within the limits: halve them."""
         for topic in {*self._names, *self._limits}:
             self._limits[topic] = max(self._limits.get(topic, DEFAULT_LIMIT) // 2, LEAST_LIMIT)
 
     def fitting(self, output: Output) -> Output:
-        """The output, or the first of its smaller forms that its topic takes. Raises `TooLarge`."""
+        """The output, or the first of its smaller forms that its topic accepts. Raises `TooLarge`."""
         found: Output | None = output
         while found is not None:
             if found.size + _OVERHEAD <= self._limits.get(found.topic, DEFAULT_LIMIT):

@@ -1,11 +1,11 @@
-"""The time as the Kafka brokers have it: what machines whose clocks differ agree on.
+"""The time as the Kafka brokers have it, on which machines with different clocks agree.
 
-In: this machine's clock, and the time a broker stamped on a record of ours. Out: epoch milliseconds that agree with those of
-every other worker to within a round trip. Deadlines, pauses and open circuits travel between workers as times; by the
-machines' own clocks a worker that is a minute ahead would end every task that crosses to it.
+In: this machine's clock, and the time a broker stamped on one of our records. Out: epoch milliseconds that agree with
+those of every other worker to within a round trip. Deadlines, pauses and open circuits travel between workers as times;
+by the machines' own clocks, a worker a minute ahead would end every task that moves to it.
 
-It measures by writing a tombstone, now and then, to a topic whose records the broker stamps (`LogAppendTime`). On a topic
-without that setting nothing is known of the difference, and this machine's clock is used as it is.
+It measures by writing a tombstone at intervals to a topic whose records the broker stamps (`LogAppendTime`). On a topic
+without that setting the difference stays unknown, and this machine's clock is used unchanged.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class BrokerClock:
             await self.measure()
 
     async def measure(self) -> None:
-        """Measure once. What fails, or takes too long to be exact, changes nothing."""
+        """Measure once. A failed or too slow, hence inexact, measurement changes nothing."""
         before = self._local_ms()
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):

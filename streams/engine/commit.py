@@ -1,8 +1,9 @@
-"""How a partition makes outputs and offsets durable together. One committer serves one partition number.
+"""Makes a partition's outputs and offsets durable together. One committer serves one partition number.
 
 Transactional: `streams.engine.shared_transactions`. Plain, for brokers without transactions, is here: outputs first,
-acknowledged, then what is remembered of them, then the offsets: at least once.
-In: outputs and {topic partition: (offset, map)}. Raises `CommitFailed` when the commit did not come about, or may not have: the
+acknowledged, then the state, then the offsets: at least once.
+
+In: outputs and {topic partition: (offset, map)}. Raises `CommitFailed` if the commit failed, or may have failed: the
 partition must be opened again from what the broker holds.
 """
 
@@ -37,11 +38,11 @@ FIRST_COMMIT_S = 0.01
 
 
 class CommitFailed(Exception):
-    """This owner may write no more: the partition must be started again from what is committed, or given up.
+    """This owner may write no more: the partition must be opened again from what is committed, or given up.
 
-    `transient`: a wait may repair it; however many such failures, it is tried again.
-    `again`: nothing came into force, and the same may be committed once the producer was started anew.
-    `unknown`: it came about or not, which shows once the producer was started anew.
+    `transient`: a retry may succeed, after any number of failures. `again`: nothing took effect, and the same may be
+    committed once the producer has been restarted. `unknown`: whether it took effect shows once the producer has been
+    restarted.
     """
 
     def __init__(self, message: str, transient: bool = False, *, again: bool = False, unknown: bool = False) -> None:
@@ -52,9 +53,10 @@ class CommitFailed(Exception):
 
 
 class Commit(NamedTuple):
-    """What one partition has to make durable.
+    """What one partition commits.
 
-    `size`: bytes of its outputs, about; `records`: how many it finishes; `moved`: whether its offsets or maps are new ones.
+    `size`: approximate bytes of its outputs; `records`: how many it finishes; `moved`: whether its offsets or maps
+    changed.
     """
 
     number: int
@@ -73,19 +75,23 @@ class Committer(Protocol):
     """Makes outputs and offsets of one partition durable together."""
 
     async def start(self) -> None:
-        """No earlier commit of the partition by this worker can come into force after it. Raises `KafkaError`, `TimeoutError`."""
+        """After it, no earlier commit of the partition by this worker can take effect. Raises `KafkaError`,
+        `TimeoutError`.
+        """
         ...
 
     def opening(self) -> AbstractContextManager[None]:
-        """While the partition opens. What earlier owners left open is ended: offsets and state are not readable before."""
+        """Surrounds the opening of the partition. Transactions that earlier owners left open are ended: offsets and
+        state are unreadable before.
+        """
         ...
 
     async def commit(self, collect: Collect) -> None:
-        """Wait for the turn, collect, commit: all or nothing. Raises `CommitFailed`, and what `collect` raises."""
+        """Wait for the turn, collect, commit: all or nothing. Raises `CommitFailed`, and errors of `collect`."""
         ...
 
     def hurry(self) -> None:
-        """The next commit need not wait."""
+        """Start the next commit without waiting."""
         ...
 
     async def close(self) -> None:
@@ -94,7 +100,7 @@ class Committer(Protocol):
 
 
 class Pace:
-    """When the next commit begins, see `streams.rules.engine.pacing`. Times are the event loop's."""
+    """When the next commit starts, see `streams.rules.engine.pacing`. Times are the event loop's."""
 
     def __init__(self, interval_max_s: float) -> None:
         self._interval_max_s = interval_max_s
@@ -104,11 +110,11 @@ class Pace:
         self._ended = -inf
 
     def hurry(self) -> None:
-        """Begin without a further wait."""
+        """Start without waiting."""
         self._hurry.set()
 
     async def turn(self) -> None:
-        """Wait until the next commit may begin."""
+        """Wait until the next commit may start."""
         idle_s = asyncio.get_running_loop().time() - self._ended
         gather_s = wait_s(idle_s, self._commit_s, self._records, self._interval_max_s)
         if gather_s and not self._hurry.is_set():
@@ -125,9 +131,9 @@ class Pace:
 
 
 class PlainCommitter:
-    """Outputs acknowledged first, state and offsets after; shares one producer among all partitions.
+    """Sends outputs first, state and offsets after their acknowledgement; shares one producer among all partitions.
 
-    `state`: the topic (short name) of what a partition remembers. It must not be there before what it says was done.
+    `state`: the topic (short name) of a partition's state, which must not be there before the outputs it refers to.
     """
 
     def __init__(
@@ -182,7 +188,7 @@ class PlainCommitter:
 
 
 async def stop_producer(producer: AIOKafkaProducer) -> None:
-    """Stop within a bound, also when the brokers are gone."""
+    """Stop within bounded time, also if the brokers are gone."""
     try:
         async with asyncio.timeout(CLOSE_TIMEOUT_S):
             await producer.stop()
@@ -192,9 +198,9 @@ async def stop_producer(producer: AIOKafkaProducer) -> None:
 
 
 async def drop(client: AIOKafkaClient) -> None:
-    """Close the connections of a client whose own end did not come about, within a bound.
+    """Close the connections of a client that did not stop by itself, within bounded time.
 
-    In a task: aiokafka waits for ends it has been cancelled in before, and would hand that cancel to us.
+    In a task: aiokafka waits for tasks that were cancelled before, and would pass that cancellation on to us.
     """
     closing = asyncio.ensure_future(client.close())
     await asyncio.wait([closing], timeout=CLOSE_TIMEOUT_S)

@@ -1,6 +1,7 @@
-"""The committers of a role's partitions: shares in its transactions, or plain ones where the broker has none.
+"""Makes the committers of a role's partitions: shares in its transactions, or plain ones for a broker without
+transactions.
 
-In: the engine's configuration. Out: for each partition that opens, its committer. Closed after the engine.
+In: the engine's configuration. Out: a committer for each partition that opens. Closed after the engine.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from streams.engine.transactor import kafka_transactions
 
 
 class Committers:
-    """Of one role. `state`: the topic (short name) that every commit writes to."""
+    """The committers of one role. `state`: the topic (short name) that every commit writes to."""
 
     def __init__(
         self,
@@ -29,7 +30,7 @@ class Committers:
         producer: Callable[[], AIOKafkaProducer],
         is_current: Callable[[], bool],
     ) -> None:
-        """`producer`: of the plain ones, as it is when a partition opens. `is_current`: see `Engine.is_current`."""
+        """`producer`: that of plain committers when a partition opens. `is_current`: see `Engine.is_current`."""
         self._state = state
         self._batcher = batcher
         self._interval_max_s = interval_max_s
@@ -39,7 +40,7 @@ class Committers:
         )
 
     def make(self, number: int, consumer: AIOKafkaConsumer) -> Committer:
-        """Of one partition, for as long as it is open."""
+        """The committer of one partition, while it is open."""
         if self._transactions is not None:
             return self._transactions.partition(number, consumer)
         return PlainCommitter(

@@ -1,4 +1,4 @@
-"""What an engine needs when it is made."""
+"""The configuration of an engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Belongs = Callable[[bytes, bytes, int, int], bool]
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """What an engine needs to know. Times in seconds; `options`: aiokafka's connection arguments."""
+    """The configuration of an engine. Times in seconds; `options`: aiokafka's connection arguments."""
 
     options: dict[str, Any]
     prefix: str
@@ -55,7 +55,7 @@ class EngineConfig:
         assignor: AlignedAssignor | None = None,
         belongs: Belongs | None = None,
     ) -> EngineConfig:
-        """That of a role; names and times as the settings have them."""
+        """The configuration of a role, from the settings."""
         return cls(
             options=options,
             prefix=settings.topic_prefix,

@@ -1,8 +1,9 @@
-"""The consumer side of the transactional partitions: assignment, fetching, back-pressure, restart of what was fenced.
+"""The consumer side of the transactional partitions: assignment, fetching, back-pressure, reopening of fenced
+partitions.
 
-In: the intake topics (equal partition counts, assigned together). Out: one `PartitionProcessor` per assigned partition number,
-fed in order. A partition is paused until its processor is ready, and is then sought to what is committed: what was fetched
-before is void. It never decides about a record: that is the handler's.
+In: the intake topics (equal partition counts, assigned together). Out: one `PartitionProcessor` per assigned partition
+number, fed in order. A partition is paused until its processor is ready, and is then sought to its committed offset:
+what was fetched before is void. It never decides about a record; the handler does.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ H = TypeVar("H", bound=Handler)
 
 @dataclass(slots=True)
 class _Start:
-    """A partition that is ready and waits for the fetch loop to let it in."""
+    """A partition that is ready and waits for the fetch loop to admit it."""
 
     processor: PartitionProcessor
     heads: dict[str, int] = field(default_factory=dict)
@@ -60,8 +61,8 @@ class _Start:
 class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # aiokafka ships no types
     """Runs the partitions of this worker.
 
-    `make_committer(number)` and `make_handler(processor, state)` put the pieces of one partition together; `state`: the newest
-    value of each key of its partition of the state topic.
+    `make_committer(number)` and `make_handler(processor, state)` assemble one partition; `state`: the newest value of
+    each key of its partition of the state topic.
     """
 
     def __init__(
@@ -77,9 +78,8 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
         wall_ms: Callable[[], int] = wall_ms,
         event: Recorded | None = None,
     ) -> None:
-        """`before_open` is awaited once a partition is ours, before its handler begins. `event`: makes an event's record.
-
-        `connect`, `make_reader(options, topic)`: the ways to the broker, replaced where it is simulated.
+        """`before_open` is awaited once a partition is ours, before its handler starts. `event`: makes an event's
+        record. `connect`, `make_reader(options, topic)`: connections to the broker, replaced where it is simulated.
         """
         self.config = config
         self.processors: dict[int, PartitionProcessor] = {}
@@ -124,14 +124,14 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
 
     @property
     def consumer(self) -> AIOKafkaConsumer:
-        """The group's consumer; there once started."""
+        """The group's consumer, once started."""
         if self._consumer is None:
             raise RuntimeError("the engine is not started")
         return self._consumer
 
     @property
     def partition_count(self) -> int:
-        """How many partition numbers there are in this generation; 0: none was assigned yet."""
+        """The number of partition numbers in this generation; 0: none was assigned yet."""
         return self._growth.dealt_out
 
     @property
@@ -141,32 +141,33 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
 
     @property
     def opened(self) -> list[PartitionProcessor]:
-        """Partitions with a handler, those included that the fetch loop has not let in yet: they must miss no wish."""
+        """Partitions with a handler, also those not admitted yet: they must miss no control request."""
         return [*self.processors.values(), *(start.processor for start in self._started if not start.processor.closed)]
 
     def handlers(self) -> Iterator[H]:
-        """Of the partitions in `opened`; one that still opens has none yet."""
+        """The handlers of the partitions in `opened`; one that still opens has none yet."""
         return (cast("H", processor.handler) for processor in self.opened if processor.handler is not None)
 
     def handler(self, number: int) -> H | None:
-        """Of a partition number, if it is open at this worker."""
+        """The handler of a partition number, if it is open at this worker."""
         processor = self.processors.get(number)
         return None if processor is None or processor.closed else cast("H | None", processor.handler)
 
     @property
     def ready(self) -> bool:
-        """Assigned, and every partition of the assignment open."""
+        """Whether partitions are assigned and all of them are open."""
         return self.assigned.is_set() and all(n in self.processors and self.processors[n].ready for n in self._owned)
 
     def is_current(self) -> bool:
-        """Whether this worker may act on its partitions: the group's coordinator took it for a member within a session timeout.
+        """Whether this worker may act on its partitions: the group's coordinator confirmed it as a member within a
+        session timeout.
 
         False in a worker that wakes from a freeze, until it has heard from the coordinator.
         """
         return self.lease.valid(asyncio.get_running_loop().time())
 
     async def failed(self) -> None:
-        """Wait for what the engine cannot mend by itself and raise it. Never returns otherwise."""
+        """Wait for an error that the engine cannot recover from and raise it. Never returns otherwise."""
         await asyncio.shield(self._failure)
 
     async def wait_ready(self) -> None:
@@ -201,7 +202,7 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
             await group.close(self._consumer, self.config.drain_timeout_s)
 
     async def renew(self) -> None:
-        """Give up a consumer that is broken and join anew with another one; brokers that are away are waited for."""
+        """Give up a broken consumer and join again with a new one; waits for unreachable brokers."""
         self._renewing = True
         self.renewals += 1
         try:
@@ -219,7 +220,7 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
             self._begin(consumer)
 
     async def _end_loop(self) -> None:
-        """The fetch loop ends by itself, or is ended: a broken consumer may hold it."""
+        """Wait for the end of the fetch loop, or cancel it: a broken consumer may hold it."""
         self._room.set()
         if self._loop_task is not None:
             _, stuck = await asyncio.wait([self._loop_task], timeout=self.config.drain_timeout_s)
@@ -231,12 +232,16 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
     # Assignment
 
     async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
-        """Drain, commit, fence ourselves out: all partitions at once, each within the drain time (assignment here is eager)."""
+        """Drain, commit, fence ourselves: all partitions at once, each within the drain time (assignment here is
+        eager).
+        """
         self.assigned.clear()
         await self._release(self.config.drain_timeout_s)
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
-        """Hold everything until its partition is open. No heartbeat runs while this does: the opening is left to tasks."""
+        """Pause everything until its partition is open. No heartbeat is sent during this call, so tasks do the
+        opening.
+        """
         if self._stopping or self._renewing:
             return
         self.consumer.pause(*assigned)
@@ -250,8 +255,9 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
         self.assigned.set()
 
     async def _release(self, timeout_s: float) -> None:
-        """Close every partition. Whoever comes while another release drains waits for it: a group that rebalances while this
-        worker stops must not give its partitions away before their calls have ended and are committed."""
+        """Close every partition. A second caller waits for a release under way: a group that rebalances while this
+        worker stops must not give its partitions away before their calls have ended and are committed.
+        """
         async with self._releasing:
             await self._release_all(timeout_s)
 
@@ -280,7 +286,9 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
         self._starting[number] = task
 
     async def _open(self, number: int, pause_s: float) -> None:
-        """Read what is committed, hand over to the fetch loop; again and again until it works or is revoked."""
+        """Read what is committed and hand over to the fetch loop; repeated until it works or the partition is
+        revoked.
+        """
         opening = OpeningTries(pause_s)
         last: BaseException = KafkaError()
         while not opening.is_hopeless():
@@ -329,14 +337,15 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
         )
 
     async def _current(self) -> None:
-        """Wait until the coordinator has taken this worker for a member: one that wakes from a freeze while it opens a partition
-        must not fence the owner that the partition has by now. If it is no member, its partitions are revoked meanwhile.
+        """Wait until the coordinator has confirmed this worker as a member. A worker that wakes from a freeze while it
+        opens a partition must not fence the partition's present owner. If it is no member, its partitions are revoked
+        meanwhile.
         """
         while not self.is_current():  # noqa: ASYNC110 - heartbeats renew the lease, at long intervals
             await asyncio.sleep(CURRENT_RECHECK_S)
 
     async def _remembered(self, processor: PartitionProcessor) -> list[bytes]:
-        """The newest value of each key of what its earlier owners wrote, or those of the partition it came from."""
+        """The newest value of each key that earlier owners wrote, or of the partition from which this one took over."""
         if self._state is None:
             return []
         found = await self._state.read(processor.number, self.partition_count, self.consumer)
@@ -355,7 +364,9 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
         )
 
     def _restart(self, processor: PartitionProcessor, error: CommitFailed) -> None:
-        """A partition was fenced or lost its way: open it again from what is committed, unless it is no longer ours."""
+        """A partition was fenced or lost its position: open it again from what is committed, unless it is no longer
+        ours.
+        """
         self._known[processor.number] = processor.logs
         losses = self._losses.lost(processor.number, committed=bool(processor.commits), transient=error.transient)
         log.warning(
@@ -392,7 +403,7 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
             self.consumer.pause(*processor.partitions.values())
 
     async def _replaced(self, consumer: AIOKafkaConsumer) -> bool:
-        """The group knows this member no more. Unless another has its name it just joins again."""
+        """The group no longer knows this member. It joins again, unless another member has its instance id."""
         if not await is_taken(consumer):
             return False
         why = f"another worker joined group {self.config.group} as instance id {self.config.instance_id!r}"
@@ -420,7 +431,7 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
             self._fail(error)
 
     def _admit(self) -> None:
-        """Let partitions in that became ready. Only here, between two fetches, is no older batch on its way."""
+        """Admit partitions that became ready. Only here, between two fetches, is no older batch on its way."""
         while self._started:
             start = self._started.pop()
             processor = start.processor

@@ -1,10 +1,12 @@
-"""Progress events: sent at once, outside transactions, best effort, from all parts of a worker through one producer.
+"""Sends progress events: at once, outside transactions, best effort, from all parts of a worker through one producer.
 
-In: `Output`s. Out: batches on the broker a few milliseconds later. What still waits when a commit about the same subject is made
-can go along with that instead (`withdraw`): a task that ends at once costs no produce request for its start.
-Bounded: when the broker is away longer than the buffer lasts, the oldest events are dropped and counted. Terminal records never
-come this way. A producer that failed is replaced: aiokafka's never comes back from a hole in its sequence, nor from the end of
-its own task.
+In: `Output`s. Out: batches on the broker a few milliseconds later. If a commit about the same subject comes first, it
+can include the waiting events (`withdraw`): a task that ends at once then needs no separate produce request for its
+start.
+
+Bounded: when the broker is away longer than the buffer lasts, the oldest events are dropped and counted. Terminal
+records never come this way. A producer that failed is replaced: aiokafka's never recovers from a gap in its sequence,
+nor from the end of its own task.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ class EventSink:
     def __init__(
         self, *, options: dict[str, Any], prefix: str, idempotent: bool, clock_topic: str | None = None
     ) -> None:
-        """`clock_topic`: the topic (short name) by which the brokers' clock is measured; None: it is not."""
+        """`clock_topic`: the topic (short name) by which the brokers' clock is measured; None: not measured."""
         self.clock = BrokerClock(self._stamped)
         self.batcher = Batcher(prefix, now_ms=self.clock.now_ms)
         self._clock_topic = None if clock_topic is None else full_name(clock_topic, prefix)
@@ -60,7 +62,7 @@ class EventSink:
 
     @property
     def producer(self) -> AIOKafkaProducer:
-        """The shared plain producer; there once started."""
+        """The shared plain producer, once started."""
         if self._producer is None:
             raise RuntimeError("the sink is not started")
         return self._producer
@@ -98,7 +100,7 @@ class EventSink:
         self._wake.set()
 
     def withdraw(self, key: bytes) -> list[Output]:
-        """Take back what waits under this key, oldest first: the caller writes it."""
+        """Take back the events that wait under this key, oldest first: the caller writes them."""
         outputs = self._buffer.pop(key, ())
         self._waiting -= len(outputs)
         return list(outputs)
@@ -115,7 +117,7 @@ class EventSink:
         return await self.producer.send_and_wait(self._clock_topic, key=key, value=None, partition=0)
 
     async def stop(self) -> None:
-        """Send what is left, within a bound, and disconnect."""
+        """Send what is left, within bounded time, and disconnect."""
         self._stopping = True
         if self._measuring is not None:
             self._measuring.cancel()
@@ -144,7 +146,7 @@ class EventSink:
                 return
 
     async def _fresh(self) -> bool:
-        """Make sure that there is a working producer, a new one if needed; False, after a pause, if none could be started."""
+        """Ensure a working producer, a new one if needed; False, after a pause, if none could be started."""
         if not self._worn and not _ended(self.producer):
             return True
         try:
@@ -171,6 +173,6 @@ class EventSink:
 
 
 def _ended(producer: AIOKafkaProducer) -> bool:
-    """Whether its own task is over: then it sends nothing, and takes everything."""
+    """Whether the producer's own task is over: then it accepts everything and sends nothing."""
     sender = producer._sender
     return sender is not None and sender.sender_task is not None and sender.sender_task.done()

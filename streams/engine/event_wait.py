@@ -1,4 +1,4 @@
-"""Waiting for an event for a while, so that a cancellation is never lost."""
+"""Waits for an event with a timeout, without losing a cancellation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 
 
 async def wait_at_most(event: asyncio.Event, seconds: float) -> None:
-    """Until the event is set, or so many seconds have passed.
+    """Wait until the event is set, or so many seconds have passed.
 
     Not `asyncio.wait_for`: in Python 3.11 it loses a cancellation that comes in the turn in which the event is set.
     """

@@ -1,8 +1,8 @@
-"""Counts and reports records that were removed from their log before they were worked on, by retention or by hand.
+"""Counts and reports records that were removed from their log before they were processed, by retention or by hand.
 
-In: what the partitions of one engine found missing. Out: an event for the transaction that commits the offsets behind the loss;
-once that is committed, a line in the log and the counts. An owner that ends before that reports nothing: the next one finds the
-same loss.
+In: what the partitions of one engine found missing. Out: an event for the transaction that commits the offsets behind
+the loss; once that is committed, a log line and the counts. An owner that ends before that reports nothing: the next
+one finds the same loss.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Recorded = Callable[[EventType, str, dict[str, Any], int, str], Output]
 
 
 class Expired(NamedTuple):
-    """Records of one topic partition. `records`: at most so many, since gaps between records count too."""
+    """Records of one topic partition. `records`: an upper bound, since gaps between records count too."""
 
     first: int
     last: int
@@ -42,7 +42,7 @@ class Expired(NamedTuple):
 
 
 class ExpiredRecords:
-    """Of one engine. `topics`: full names of its sources; their counts begin at zero."""
+    """Expired records of one engine. `topics`: full names of its sources; their counts begin at zero."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class ExpiredRecords:
         return self._by_partition[tp]
 
     def events(self, found: Mapping[TopicPartition, Expired]) -> list[Output]:
-        """For the commit that makes them final."""
+        """The events for the commit that makes the losses final."""
         return [] if self._event is None else [self._event_of(self._event, tp, one) for tp, one in found.items()]
 
     def _event_of(self, event: Recorded, tp: TopicPartition, one: Expired) -> Output:
@@ -74,7 +74,7 @@ class ExpiredRecords:
         return event("records:expired", f"{tp.topic}/{tp.partition}", data, self._wall_ms(), f"/{one.first}/{one.last}")
 
     def committed(self, found: Mapping[TopicPartition, Expired]) -> None:
-        """The offsets behind them are committed: the next owner does not find them again."""
+        """The offsets behind the losses are committed: the next owner does not find them again."""
         for tp, one in found.items():
             self.by_topic[tp.topic] = self.by_topic.get(tp.topic, 0) + one.records
             self._by_partition[tp] += one.records

@@ -1,7 +1,7 @@
-"""Which failures a wait may mend, and what the brokers refuse. In: an exception from aiokafka. Out: yes or no; a few words.
+"""Classifies exceptions from aiokafka: transient ones, and what the brokers deny. Out: yes or no; a few words.
 
-Brokers that are away, leaders that are being chosen, replicas that are missing: these pass, however long they take, and must
-never end a worker. A refusal (not authorised, a setting the broker does not take) or a fault of our own does not pass.
+Unreachable brokers, leader elections, missing replicas: these are transient, however long they take, and must never end
+a worker. A refusal (not authorised, a setting the broker does not accept) or a fault of our own is not.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _TRANSIENT = (
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether trying again later may help by itself.
+    """Whether a later try may succeed by itself.
 
     >>> is_transient(TimeoutError()), is_transient(KafkaError("lost the coordinator")), is_transient(ValueError())
     (True, True, False)
@@ -52,9 +52,9 @@ def is_transient(error: BaseException) -> bool:
 
 
 def unauthorized(error: BaseException) -> str | None:
-    """What the brokers refuse this user to do, as the end of a sentence; None when it is something else.
+    """What the brokers deny this user, as the end of a sentence; None for any other error.
 
-    aiokafka wraps some refusals in general errors: their causes are examined.
+    aiokafka wraps some refusals in general errors, so causes are examined.
 
     >>> unauthorized(TopicAuthorizationFailedError({"p.results"})), unauthorized(TimeoutError())
     ('access to topic p.results', None)
@@ -69,7 +69,7 @@ def unauthorized(error: BaseException) -> str | None:
 
 
 def describe_error(error: BaseException) -> str:
-    """The error for a log or a user: a refusal as a sentence with its remedy, anything else as it is.
+    """The error for a log or a user: a refusal as a sentence with its remedy, any other unchanged.
 
     >>> describe_error(GroupAuthorizationFailedError("shop-dispatch"))
     'Kafka refuses access to group shop-dispatch; what is needed is printed by: parallax docs acls'

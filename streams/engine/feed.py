@@ -1,8 +1,9 @@
-"""From the consumer into the partitions: polling, back-pressure, and what to do when a poll fails.
+"""From the consumer into the partitions: polling, back-pressure, and the handling of failed polls.
 
-In: an assigned consumer, the partitions that are open. Out: records in their inboxes and, as far as there is room, in their
-handlers. A topic is polled for while its inbox is empty (aiokafka throws a paused partition's records away, so nothing is paused
-for lack of room). After a failed poll each partition is asked alone: an unreadable one must not harm the others.
+In: an assigned consumer, the open partitions. Out: records in their inboxes and, as far as there is room, in their
+handlers. A topic is polled while its inbox is empty. (aiokafka discards a paused partition's records, so nothing is
+paused for lack of room.) After a failed poll each partition is polled alone: an unreadable one must not harm the
+others.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ GIVE_UP_S = 60.0
 class Feed:
     """Feeds `processors` (a live dictionary by partition number). `names`: topic on the broker to its short name.
 
-    `room` is set when there is room again or other work; `failed` gets errors that cannot be repaired.
+    `room` is set when there is room again or other work; `failed` gets errors that cannot be recovered.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Feed:
 
     @property
     def polled(self) -> list[TopicPartition]:
-        """What is polled for now: there is room for it and nothing of it waits; not what is set aside."""
+        """The topic partitions to poll now: those with room, an empty inbox, and not set aside."""
         return [tp for tp in self._wanted if tp not in self._aside and tp.partition in self._processors]
 
     @property
@@ -81,11 +82,13 @@ class Feed:
 
     @property
     def failing_s(self) -> float:
-        """For how long every poll has failed, seconds."""
+        """For how many seconds every poll has failed."""
         return 0.0 if self._failing_since is None else asyncio.get_running_loop().time() - self._failing_since
 
     async def turn(self, hurry: bool = False) -> None:
-        """Hand over what there is, then poll once, or wait for room. `hurry`: something else waits for the end of this turn."""
+        """Hand over waiting records, then poll once, or wait for room. `hurry`: other work waits for the end of this
+        turn.
+        """
         more = self._feed()
         if hurry:
             await asyncio.sleep(0)
@@ -95,7 +98,7 @@ class Feed:
     def _feed(self) -> bool:
         """Hand records to handlers while there is room: a few of each topic partition in turn, the oldest first.
 
-        True: there may be room for more of those that lie here, after the next turn of the loop.
+        True: there may be room for more of the waiting records after the next turn of the loop.
         """
         room = self._max_in_flight - sum(processor.in_flight for processor in self._processors.values())
         budget = min(room, TURN)
@@ -121,7 +124,7 @@ class Feed:
 
     @staticmethod
     def _hand_over(processor: PartitionProcessor, source: str, most: int) -> int:
-        """At most so many records of one topic partition; returns how many."""
+        """Hand over at most so many records of one topic partition; returns how many."""
         handler, inbox, ledger = processor.handler, processor.inboxes[source], processor.ledgers[source]
         taken = 0
         while inbox and taken < most and handler is not None and handler.room(source):
@@ -135,7 +138,7 @@ class Feed:
         return taken
 
     async def _fetch(self, more: bool) -> None:
-        """Poll, until something comes or there is room; `more`: without waiting."""
+        """Poll until records come or there is room; `more`: without waiting."""
         self._room.clear()
         if more:
             self._room.set()
@@ -155,7 +158,7 @@ class Feed:
             await self._fetch_all(wanted)
 
     async def _listen(self) -> None:
-        """No partition is polled now, and aiokafka's coordinator reports its errors only when it is asked: ask it."""
+        """No partition is polled now, and aiokafka's coordinator reports errors only when asked: ask it."""
         try:
             self._consumer._coordinator.check_errors()
         except Exception as error:
@@ -195,7 +198,9 @@ class Feed:
         self._accept(batches)
 
     def _is_behind(self, tp: TopicPartition) -> bool:
-        """Whether its handler waits until all records of before this owner have come: the last ones may be markers."""
+        """Whether its handler waits until all records from before this owner have come: the last ones may be
+        markers.
+        """
         processor = self._processors.get(tp.partition)
         return processor is not None and self._names[tp.topic] in processor.behind
 
@@ -209,7 +214,7 @@ class Feed:
                 processor.arrived(self._names[tp.topic], records)
 
     async def _fetch_alone(self) -> None:
-        """After a poll failed: one partition at a time, so that an unreadable record harms its own partition only."""
+        """After a failed poll: one partition at a time, so that an unreadable record harms its own partition only."""
         suspects, self._alone = self._alone, []
         for tp in suspects:
             processor = self._processors.get(tp.partition)
@@ -245,7 +250,7 @@ class Feed:
             self._fail(error)
 
     def _set_aside(self, tp: TopicPartition, error: Exception) -> None:
-        """A log that cannot be read (a damaged batch, an unknown codec) must not stop the others: ask it again later."""
+        """An unreadable log (a damaged batch, an unknown codec) must not stop the others: try it again later."""
         log.error("a partition cannot be read", topic=tp.topic, partition=tp.partition, error=describe_error(error))
         with contextlib.suppress(IllegalStateError):
             self._consumer.pause(tp)
@@ -255,7 +260,9 @@ class Feed:
     def _with_schemas(
         self, schemas: SchemaRegistry, tp: TopicPartition, records: list[ConsumerRecord]
     ) -> list[ConsumerRecord]:
-        """The records before the first one whose schema has to be fetched. The partition waits for it, the others do not."""
+        """The records before the first one whose schema must be fetched. Its partition waits for the schema, the others
+        do not.
+        """
         at = schemas.first_unknown(records)
         if at is None:
             return records
@@ -275,7 +282,7 @@ class Feed:
             self._room.set()
 
     def close(self) -> None:
-        """Wait for no schema any more."""
+        """Stop waiting for schemas."""
         for waiting in self._learning:
             waiting.cancel()
 
@@ -287,7 +294,7 @@ class Feed:
                 self._consumer.resume(tp)
 
     def _rewind(self, tps: list[TopicPartition]) -> None:
-        """Ask again for everything that reached no ledger (the inboxes of these partitions are empty)."""
+        """Fetch everything again that reached no ledger (the inboxes of these partitions are empty)."""
         for tp in tps:
             processor = self._processors.get(tp.partition)
             if processor is not None and not processor.inboxes[self._names[tp.topic]]:
@@ -295,7 +302,7 @@ class Feed:
                     self._consumer.seek(tp, processor.ledgers[self._names[tp.topic]].next)
 
     async def _skip_markers(self, tps: list[TopicPartition]) -> None:
-        """Nothing came: transaction markers at the ends of the logs are passed, so that the commit reaches the end too."""
+        """No records came: pass the transaction markers at the ends of the logs, so the commit reaches the end too."""
         for tp in tps:
             processor = self._processors.get(tp.partition)
             if processor is not None and not processor.inboxes[self._names[tp.topic]]:

@@ -1,12 +1,14 @@
 """A topic that every worker reads whole and then follows: no group, no commits, all partitions.
 
-In: a topic and what to do with each record. Out: that, for every committed record from the log's beginning, for ever. `catch_up`
-waits until everything acknowledged before the call was applied. It never writes. Four things can go wrong, and none ends it:
-1. A record cannot be applied: an error is logged, the next one is.
-2. Reading fails: it is tried again, with another consumer if need be.
-3. The topic is missing: the consumer is closed, since its search for a leader takes half a core, and the brokers are asked now
-   and then. A topic that is made anew is read from its beginning; what was known stays known.
-4. The log is another one than was read, and nobody saw the topic missing: every `LOOK_S` its identity is asked for.
+In: a topic and a function. Out: a call for every committed record from the log's beginning, forever. `catch_up` waits
+until everything acknowledged before the call was applied. It never writes. Four problems can occur, and none ends it:
+
+1. A record cannot be applied: an error is logged, the next one follows.
+2. Reading fails: it is retried, with a new consumer if necessary.
+3. The topic is missing: the consumer is closed, since its search for a leader takes half a core, and the brokers are
+asked at intervals. A topic that was recreated is read from its beginning; what was known stays known.
+4. The log was replaced without the topic being seen missing: its identity is checked every `LOOK_S`.
+
 While 2 or 3 lasts, `problem` is a sentence for people.
 """
 
@@ -61,7 +63,9 @@ class Follower:
         from_end: bool = False,
         make_consumer: Callable[..., AIOKafkaConsumer] = AIOKafkaConsumer,
     ) -> None:
-        """`from_end`: begin with what is written after the start. `make_consumer` is replaced where the broker is simulated."""
+        """`from_end`: begin with records written after the start. `make_consumer` is replaced where the broker is
+        simulated.
+        """
         self._make_consumer = make_consumer
         self._from_end = from_end
         self._options = options
@@ -94,7 +98,7 @@ class Follower:
                 raise TimeoutError(f"reading {self._topic} made no progress for {STALL_TIMEOUT_S:g} s{why}") from None
 
     async def _connected(self) -> AIOKafkaConsumer:
-        """A consumer that reads on from where the last one was, or from where the first begins."""
+        """A consumer that continues where the last one was, or begins where the first begins."""
         options = {"isolation_level": "read_committed"} | self._options
         consumer = self._make_consumer(
             **options,
@@ -133,13 +137,15 @@ class Follower:
     async def _identities(
         self, consumer: AIOKafkaConsumer
     ) -> tuple[dict[TopicPartition, Identity], dict[TopicPartition, int]]:
-        """The logs as they are; and where the leader epoch that was seen last ends in those that have another one since."""
+        """The identities of the logs now; and where the last seen leader epoch ends in logs that have a newer one."""
         logs = await identities(consumer, [self._topic])
         epochs = {tp: seen.epoch for tp, seen in self._seen.items() if tp in logs and seen.epoch != logs[tp].epoch}
         return logs, await epoch_ends(consumer, epochs)
 
     async def _is_another(self, consumer: AIOKafkaConsumer) -> bool:
-        """Whether a log is not the one that was read; brokers are asked every `LOOK_S`. What they do not say is no change."""
+        """Whether a log is not the one that was read; the brokers are asked every `LOOK_S`. A missing answer is no
+        change.
+        """
         now = asyncio.get_running_loop().time()
         if now - self._looked_at < LOOK_S:
             return False
@@ -238,8 +244,9 @@ class Follower:
         consumer: AIOKafkaConsumer,
         batches: dict[TopicPartition, list[ConsumerRecord]],
     ) -> SchemaUnavailable | None:
-        """Fetch the schemas of these records. What cannot be fetched now is read again: of each partition the records from the
-        first such one on are taken out of `batches`."""
+        """Fetch the schemas of these records. For one that cannot be fetched now, the records of its partition from
+        there on are removed from `batches`, and read again later.
+        """
         unavailable = None
         for tp, records in batches.items():
             try:
@@ -270,9 +277,9 @@ class Follower:
             await close(consumer, CLOSE_TIMEOUT_S)
 
     async def _living(self) -> AIOKafkaConsumer:
-        """The consumer, or another one. Four cases: 1. the topic was missing. 2. aiokafka's fetching has ended, and polls would
-        find nothing for ever. 3. The topic has more partitions than before: they are read from their beginning. 4. A log is
-        another one now.
+        """The consumer, or a new one in four cases: 1. The topic was missing. 2. aiokafka's fetching has ended, and
+        polls would return nothing forever. 3. The topic has more partitions: they are read from their beginning. 4. A
+        log was replaced.
         """
         consumer = self._consumer
         if consumer is not None:

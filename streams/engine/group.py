@@ -1,7 +1,7 @@
-"""The group's consumer: made, looked at from outside, and taken apart again even when it is broken.
+"""The group's consumer: made, inspected, and closed even if it is broken.
 
-In: the engine's configuration. Out: an `AIOKafkaConsumer` that is connected and not subscribed; what the group committed. It
-reads aiokafka's own tasks because nothing else tells that one of them has died; it never polls.
+In: the engine's configuration. Out: an `AIOKafkaConsumer` that is connected and not subscribed; what the group
+committed. It inspects aiokafka's own tasks, since nothing else shows that one of them has died; it never polls.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Connect = Callable[[EngineConfig], Awaitable[AIOKafkaConsumer]]
 
 
 async def connected(config: EngineConfig) -> AIOKafkaConsumer:
-    """A consumer of the group, started. Raises `KafkaError`, `OSError`; then nothing is left of it."""
+    """A started consumer of the group. Raises `KafkaError`, `OSError`; then nothing is left open."""
     session_ms = int(config.session_timeout_s * 1000)
     consumer = AIOKafkaConsumer(
         **config.options,
@@ -70,7 +70,9 @@ async def connected(config: EngineConfig) -> AIOKafkaConsumer:
 async def connected_again(
     config: EngineConfig, given_up: Callable[[], bool], connect: Connect = connected
 ) -> AIOKafkaConsumer | None:
-    """As `connect`, waiting for brokers that are away; None once `given_up()`. Raises `KafkaError` when refused for long."""
+    """As `connected`, waiting for unreachable brokers; None once `given_up()`. Raises `KafkaError` if refused for
+    long.
+    """
     pause_s, refused = JOIN_PAUSE_S, 0
     while not given_up():
         try:
@@ -92,13 +94,15 @@ async def find_start_offsets(
     remembered: Callable[[], Awaitable[list[bytes]]],
     known: Mapping[str, KeptOffset],
 ) -> tuple[dict[str, Head], list[bytes]]:
-    """Where each topic of a partition begins, and what earlier owners remembered. Raises `KafkaError`, `TimeoutError`.
+    """Where each topic of a partition begins, and the state that earlier owners left. Raises `KafkaError`,
+    `TimeoutError`.
 
-    `known`: what this worker knew of the logs when it lost its place in them.
+    `known`: what this worker knew of the logs when it lost its position in them.
 
-    The ends are asked before what is remembered is read: what brought about a record below an end is remembered by then, since it
-    was committed with it. (An owner that could not be fenced, for want of transactions, may still be between the two: what it
-    began is begun again then.) `config.from_end` judges by what is remembered which topics nobody misses.
+    The ends are read before the state: the cause of a record below an end is in the state by then, since both were
+    committed together. (Without transactions, an owner that could not be fenced may still be between the two; what it
+    began is then begun again.) `config.from_end` decides by the state which topics need not be read from their
+    beginning.
     """
     tps = processor.partitions
     committed = await committed_offsets(consumer, list(tps.values()))
@@ -139,7 +143,7 @@ async def find_start_offsets(
 
 
 def _last_seen(kept: KeptOffset | None, known: KeptOffset | None, now: Identity | None) -> KeptOffset | None:
-    """The newer of what was kept and what this worker knew, of the topic that is there now."""
+    """The newer of the kept state and what this worker knew, for the present topic."""
     if now is None:
         return None
     found = [one for one in (kept, known) if one is not None and one.topic_id == now.topic_id and one.epoch >= 0]
@@ -147,7 +151,7 @@ def _last_seen(kept: KeptOffset | None, known: KeptOffset | None, now: Identity 
 
 
 def dead_task(consumer: AIOKafkaConsumer) -> tuple[str, BaseException | None] | None:
-    """Which of aiokafka's own tasks has ended, and of what; None while all run. A dead one may raise nothing."""
+    """Which of aiokafka's own tasks has ended, and why; None while all run. A dead one may raise nothing."""
     for name, task in _tasks(consumer):
         if name == "pending" or not task.done():
             continue
@@ -159,7 +163,7 @@ def dead_task(consumer: AIOKafkaConsumer) -> tuple[str, BaseException | None] | 
 
 
 async def partition_numbers(consumer: AIOKafkaConsumer, topic: str) -> set[int]:
-    """The partitions of a topic, asked for if the consumer does not know it yet; empty if there is no such topic."""
+    """The partitions of a topic, fetched if the consumer does not know it yet; empty if there is no such topic."""
     numbers = consumer.partitions_for_topic(topic)
     if not numbers:
         await consumer._client.add_topic(topic)
@@ -168,7 +172,7 @@ async def partition_numbers(consumer: AIOKafkaConsumer, topic: str) -> set[int]:
 
 
 async def close(consumer: AIOKafkaConsumer, timeout_s: float) -> None:
-    """Leave the group and release everything within a bound, whatever state it is in."""
+    """Leave the group and release everything within bounded time, in any state."""
     try:
         async with asyncio.timeout(timeout_s):
             await consumer.stop()

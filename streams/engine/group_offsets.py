@@ -1,7 +1,8 @@
-"""What a group committed, with what its transactions are still about to commit waited for.
+"""A group's committed offsets, after its transactions under way have ended.
 
-In: a consumer of the group. Out: offset and metadata of each topic partition. After a transaction ended, its offsets reach the
-group a moment later; aiokafka's own request returns the old ones until then, so ours is written here (KIP-447, Kafka 2.5).
+In: a consumer of the group. Out: offset and metadata of each topic partition. After a transaction ended, its offsets
+reach the group a moment later; aiokafka's own request returns the old ones until then, so ours is written here
+(KIP-447, Kafka 2.5).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ PAUSE_S = 0.1
 
 
 class OffsetsPending(KafkaError):  # type: ignore[misc]  # aiokafka ships no types
-    """A transaction that commits offsets of the group is not over."""
+    """A transaction that commits offsets of the group has not ended."""
 
     retriable = True
 
@@ -101,7 +102,7 @@ class _StableOffsetsRequest(Request[_Struct]):  # type: ignore[misc]
 async def committed_offsets(
     consumer: AIOKafkaConsumer, tps: Sequence[TopicPartition]
 ) -> dict[TopicPartition, OffsetAndMetadata]:
-    """Of the partitions that the group committed anything of. Raises `KafkaError`."""
+    """The committed offsets of the partitions that have any. Raises `KafkaError`."""
     coordinator: Any = consumer._coordinator
     client: Any = getattr(consumer, "_client", None)
     time = asyncio.get_running_loop().time

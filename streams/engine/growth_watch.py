@@ -1,7 +1,7 @@
-"""Sees that partitions were added to all topics of a group, and asks the group to deal them out.
+"""Notices partitions that were added to all topics of a group, and asks the group to rebalance.
 
-In: what the consumer knows of its topics. Out: how many partition numbers a generation has, and a request for the next one.
-aiokafka's leader would ask by itself, unless it came back under its instance id: then no member watches.
+In: what the consumer knows of its topics. Out: the number of partition numbers of a generation, and a request for the
+next one. aiokafka's leader would ask by itself, unless it came back under its instance id: then no member watches.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ PATIENCE_S = 60.0
 
 
 class GrowthWatch:
-    """Of the topics of one group. `dealt_out`: how many partition numbers there are, as the group's leader decided for this
-    generation; 0: none was assigned yet."""
+    """Watches the topics of one group. `dealt_out`: the number of partition numbers that the group's leader decided for
+    this generation; 0: none was assigned yet.
+    """
 
     def __init__(self, topics: Sequence[str], assignor: AlignedAssignor) -> None:
         """`topics`: their names on the broker."""
@@ -39,7 +40,9 @@ class GrowthWatch:
         self._check_at = 0.0
 
     def check(self, consumer: AIOKafkaConsumer, now: float) -> None:
-        """Ask for a new generation once all topics have more partitions than were dealt out. `now`: loop time, seconds."""
+        """Request a new generation once all topics have more partitions than were assigned. `now`: loop time,
+        seconds.
+        """
         if now < self._check_at:
             return
         self._check_at = now + CHECK_S

@@ -1,4 +1,4 @@
-"""What a partition number requires of the code that works on its records."""
+"""The interface of the code that processes a partition's records."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from streams.rules.source_record import SourceRecord
 
 
 class Handler(Protocol):
-    """What works on the records of one partition. Every record taken must end in one `partition.complete`, whatever happens."""
+    """Processes the records of one partition. Every record taken must end in one `partition.complete`."""
 
     def room(self, source: str) -> bool:
         """Whether another record of topic `source` may be taken now."""
@@ -27,19 +27,19 @@ class Handler(Protocol):
         ...
 
     def explain(self, source: str, offset: int) -> dict[str, Any] | None:
-        """What a record in flight waits for, for people; None if that is not known."""
+        """What a record in flight waits for, for people; None if unknown."""
         ...
 
     def unblock(self, source: str, offsets: Sequence[int]) -> None:
-        """These records keep the commit of `source` far behind: let each end soon, and its work go on elsewhere."""
+        """These records hold back the commit of `source`: let each end soon, and its work continue elsewhere."""
         ...
 
     def changes(self) -> list[Output]:
-        """What changed in the handler's own state since this was last asked, for the commit that follows."""
+        """What changed in the handler's state since the last call, for the next commit."""
         ...
 
     def hold(self) -> None:
-        """Start nothing new; what runs may finish."""
+        """Start nothing new; calls under way may finish."""
         ...
 
     def running(self) -> int:
@@ -47,7 +47,7 @@ class Handler(Protocol):
         ...
 
     def close(self) -> None:
-        """Cancel what still runs."""
+        """Cancel the calls under way."""
         ...
 
 

@@ -1,9 +1,11 @@
-"""What a partition number has to know before it opens: what its earlier owners wrote to the state topic; or, if partitions were
-added and it had no owner yet, what the partition wrote that its keys came from (`streams.rules.engine.growth`).
+"""The state that a partition number needs before it opens: what its earlier owners wrote to the state topic; or, for an
+added partition without an earlier owner, the rows of the partition that its keys came from
+(`streams.rules.engine.growth`).
 
-In: a number that is ours, and how many numbers there are. Out: the rows, and copies of those taken over: they are written with
-the first commit, which also says under which count the number was open. Until then the next owner takes over again. The ancestor
-keeps its rows: it cannot know who has taken them over. They do no harm there, since what they are about belongs elsewhere now.
+In: a number that is ours, and how many numbers there are. Out: the rows, and copies of those taken over. The copies are
+written with the first commit, which also records under which count the number was open; until then the next owner takes
+over again. The ancestor keeps its rows, since it cannot know that they were taken over. They do no harm there: their
+agents and ids belong elsewhere now.
 """
 
 from __future__ import annotations
@@ -27,15 +29,15 @@ log = structlog.get_logger(__name__)
 
 
 class PartitionsMissing(KafkaError):  # type: ignore[misc]  # aiokafka ships no types
-    """The group was dealt fewer partitions than it had: its leader did not know of those that were added."""
+    """The group was assigned fewer partitions than it had: its leader did not know of the added ones."""
 
     retriable = True
 
 
 class Remembered(NamedTuple):
-    """`values`: the newest of each key. `counts`: of partitions under which the number was open, the one now last.
-
-    `is_new`: whether it was never open under that one. `inherited`: what was taken over, to be written with the first commit.
+    """`values`: the newest of each key. `counts`: partition counts under which the number was open, the present one
+    last. `is_new`: it was never open under the present one. `inherited`: rows taken over, to be written with the first
+    commit.
     """
 
     values: list[bytes]
@@ -45,7 +47,7 @@ class Remembered(NamedTuple):
 
 
 class InheritedState:
-    """Of one role. `state`: short name of its topic."""
+    """The state of one role. `state`: short name of its topic."""
 
     def __init__(self, *, config: EngineConfig, state: str, reader: PartitionReader, kept: KeptOffsets) -> None:
         self._config = config
@@ -54,7 +56,7 @@ class InheritedState:
         self._kept = kept
 
     async def read(self, number: int, count: int, consumer: AIOKafkaConsumer) -> Remembered:
-        """What to know of a number. `count`: how many numbers there are. Raises `KafkaError`, `TimeoutError`."""
+        """The state of a number. `count`: how many numbers there are. Raises `KafkaError`, `TimeoutError`."""
         values = await self._reader.read(number)
         counts = self._kept.counts(values)
         before = strays(counts, count)
@@ -69,7 +71,9 @@ class InheritedState:
         return Remembered([*inherited.values(), *values], with_count(counts, count), is_new, copies)
 
     async def _check(self, before: int, count: int, consumer: AIOKafkaConsumer) -> None:
-        """There were more partitions: the group's leader did not know of them, or the topics were made anew with fewer."""
+        """Check for earlier higher counts: the group's leader does not know all partitions, or the topics were
+        recreated with fewer.
+        """
         cluster = await consumer._client.fetch_all_metadata()
         names = (full_name(source, self._config.prefix) for source in self._config.sources)
         if min(len(cluster.partitions_for_topic(name) or ()) for name in names) > count:
@@ -78,7 +82,7 @@ class InheritedState:
             )
 
     async def _from_ancestor(self, number: int, count: int, consumer: AIOKafkaConsumer) -> dict[bytes, bytes]:
-        """The rows that belong to this number now, of the partition that its keys came from."""
+        """The rows that belong to this number now, from the partition that its keys came from."""
         belongs, candidates = self._config.belongs, lineage(number, count)
         if belongs is None or not candidates:
             return {}

@@ -1,8 +1,9 @@
-"""Whether a static member's name is another's by now (KIP-345).
+"""Whether another member has taken a static member's instance id (KIP-345).
 
-A coordinator that knows a member no more does not say why: its session ended, the broker lost its data, or another member joined
-under its instance id. In the last case it must not join again: that would push out its successor, which may call agents until it
-hears of it. In: the group's consumer, whose coordinator has just said that it does not know it. Out: yes or no.
+A coordinator that no longer knows a member does not say why: its session ended, the broker lost its data, or another
+member joined under its instance id. In the last case it must not join again: that would displace its successor, which
+may call agents until it learns of it. In: the group's consumer, whose coordinator has just reported it as unknown. Out:
+yes or no.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class _Struct(RequestStruct):  # type: ignore[misc]
 
 
 class _NamedHeartbeat(Request[_Struct]):  # type: ignore[misc]
-    """As aiokafka's, which does not say the instance id: without it every answer is "unknown member"."""
+    """As aiokafka's, with the instance id: without it every answer is "unknown member"."""
 
     API_KEY = 12
 
@@ -72,7 +73,7 @@ class _NamedHeartbeat(Request[_Struct]):  # type: ignore[misc]
 
 
 async def is_taken(consumer: AIOKafkaConsumer) -> bool:
-    """Whether another member has this consumer's instance id. False where it has none, and where no broker says so in time."""
+    """Whether another member has this consumer's instance id. False without one, and if no broker answers in time."""
     coordinator: Any = consumer._coordinator
     instance_id, member_id = coordinator._group_instance_id, coordinator.member_id
     if instance_id is None or not member_id:

@@ -1,7 +1,9 @@
-"""How far a group is in each topic of one partition number, written to the state topic with each commit and read when it opens.
+"""A group's progress in each topic of one partition number, written to the state topic with each commit and read when
+it opens.
 
-In: offsets as they are committed, and what is known of their logs. Out: one record a partition number, `<group>/heads`, always
-the same key; and back. A group's own offsets expire, can be reset, and do not say of which log they are: these do.
+In: offsets as they are committed, and what is known of their logs. Out: one record a partition number, `<group>/heads`,
+always with the same key; and back. A group's own offsets expire, can be reset, and do not identify their log: these do
+not expire, and do.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ MARK = b'"heads":'
 
 
 class KeptOffsets:
-    """Of `group`, on topic `state` (short name)."""
+    """The progress of `group`, on topic `state` (short name)."""
 
     def __init__(self, group: str, state: str, wall_ms: Callable[[], int]) -> None:
         self._wall_ms = wall_ms
@@ -29,9 +31,9 @@ class KeptOffsets:
         self._state = state
 
     def record(self, number: int, rows: Mapping[str, KeptOffset], counts: Sequence[int] = ()) -> Output:
-        """What to write with a commit. `rows`: by the short names of all topics of the partition number.
+        """The record to write with a commit. `rows`: by the short names of all topics of the partition number.
 
-        `counts`: the numbers of partitions under which it was open.
+        `counts`: the partition counts under which it was open.
         """
         topics = {
             source: KeptHead(
@@ -50,7 +52,9 @@ class KeptOffsets:
         return Output(self._state, f"{self._group}/heads".encode(), value, partition=number)
 
     def read(self, values: Iterable[bytes]) -> dict[str, KeptOffset]:
-        """`values`: of the state topic's partition. By short names of topics; empty if the group wrote none."""
+        """The rows by short names of topics; empty if the group wrote none. `values`: of the state topic's
+        partition.
+        """
         heads = self._heads(values)
         if heads is None:
             return {}
@@ -60,7 +64,7 @@ class KeptOffsets:
         }
 
     def counts(self, values: Iterable[bytes]) -> list[int]:
-        """The numbers of partitions under which this one was open; empty if the group never committed anything here."""
+        """The partition counts under which this number was open; empty if the group never committed anything here."""
         heads = self._heads(values)
         return [] if heads is None else heads.partitions or [NOT_RECORDED]
 

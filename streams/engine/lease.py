@@ -1,8 +1,8 @@
-"""How long this worker may take its partitions for its own without hearing from the group's coordinator.
+"""How long this worker may act as owner of its partitions without hearing from the group's coordinator.
 
-In: the moments at which requests were sent that the coordinator answered as to a member. Out: whether a session timeout has
-passed since. A worker that was frozen for longer finds out here, before it does anything from its own memory: its partitions may
-have another owner by now, whose calls it does not know of. It sends nothing; what it writes is fenced by transactions anyway.
+In: the send times of requests that the coordinator answered as to a member. Out: whether a session timeout has passed
+since. A worker that was frozen for longer notices it here, before it acts on its own memory: its partitions may have
+another owner by now, whose calls it does not know. It sends nothing; its writes are fenced by transactions anyway.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HELD_S = 3600.0
 
 
 class Lease:
-    """`session_s`: for so long the coordinator keeps a member that it does not hear from.
+    """`session_s`: how long the coordinator keeps a member that it does not hear from.
 
     >>> lease = Lease(10.0)
     >>> lease.renew(100.0); lease.valid(109.9), lease.valid(110.0)
@@ -32,8 +32,8 @@ class Lease:
     """
 
     def __init__(self, session_s: float, replaced: Callable[[AIOKafkaConsumer], Awaitable[bool]] | None = None) -> None:
-        """`replaced`: is asked when the coordinator does not know this member any more. True: another is in its place, and it
-        must not join again.
+        """`replaced`: called when the coordinator no longer knows this member. True: another one has replaced it, and
+        it must not join again.
         """
         self._session_s = session_s
         self._replaced = replaced
@@ -42,7 +42,7 @@ class Lease:
         self._watched = False
 
     def valid(self, now: float) -> bool:
-        """`now`: the event loop's time. Always true where nothing renews it (a consumer without a coordinator)."""
+        """`now`: the event loop's time. Always true if nothing renews the lease (a consumer without a coordinator)."""
         if self._good_at is None:
             return not self._watched
         return now - self._good_at < self._session_s
@@ -52,7 +52,7 @@ class Lease:
         self._good_at = at if self._good_at is None else max(at, self._good_at)
 
     def watch(self, consumer: AIOKafkaConsumer) -> None:
-        """Renew with each good answer of this consumer's coordinator; what an earlier consumer had is void."""
+        """Renew with each good answer of this consumer's coordinator; an earlier consumer's lease is void."""
         coordinator: Any = consumer._coordinator
         send = getattr(coordinator, "_send_req", None)
         if send is None:

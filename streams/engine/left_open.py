@@ -1,10 +1,11 @@
-"""What earlier owners of a role's partitions left open: looked for while a partition opens, and once after it.
+"""Ends transactions that earlier owners of a role's partitions left open: checked while a partition opens, and once
+after it.
 
-A worker that ends in the middle of a transaction leaves it open until its timeout. Its offsets and its state hold up the one that
-takes the partition over; what else it wrote holds up the readers of other topics, also where that one opens at once.
-
-In: partitions that open. Out: each look, for all of them together: `end(numbers, consumer)`, which says whether every broker
-answered. The first comes after a moment in which a transaction may end by itself: a partition that was given up cleanly has none.
+A worker that dies in the middle of a transaction leaves it open until its timeout. The transaction's offsets and state
+block the next owner; its other records block the readers of other topics, also if the partition opens at once. In:
+partitions that open. Out: each check, for all of them together: `end(numbers, consumer)`, which returns whether every
+broker answered. The first check comes after a moment in which a transaction may end by itself: a partition that was
+given up cleanly has none.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ AGAIN_S = 1.0
 
 
 class LeftOpen:
-    """The looks of one role. `is_current`: see `Engine.is_current`; without that a successor may hold the partitions."""
+    """The checks of one role. `is_current`: see `Engine.is_current`; without it a successor may own the partitions."""
 
     def __init__(
         self, end: Callable[[Collection[int], AIOKafkaConsumer], Awaitable[bool]], is_current: Callable[[], bool]
@@ -40,7 +41,7 @@ class LeftOpen:
 
     @contextlib.contextmanager
     def opening(self, number: int, consumer: AIOKafkaConsumer) -> Iterator[None]:
-        """While this is entered, that partition opens."""
+        """Surrounds the opening of that partition."""
         self._consumer = consumer
         self._since[number] = asyncio.get_running_loop().time()
         self._opening.add(number)
@@ -52,11 +53,11 @@ class LeftOpen:
             self._opening.discard(number)
 
     def closed(self, number: int) -> None:
-        """That partition is another's now, or opens anew."""
+        """Another worker owns the partition now, or it opens again."""
         self._since.pop(number, None)
 
     async def close(self) -> None:
-        """Look no more."""
+        """Stop checking."""
         self._since.clear()
         if self._looking is not None:
             self._looking.cancel()

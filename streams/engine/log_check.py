@@ -1,11 +1,11 @@
-"""Looks whether the logs of open partitions are still those that are being read.
+"""Checks whether the logs of open partitions are still those that are being read.
 
-In: an engine, looked at every few seconds: the topic's id, the leader's epoch and the log's end, against what was known of each.
-Out: a partition whose topic was made anew, or whose log lost its end, is opened again from what is there now. Unnoticed, the
-offsets of new records would be taken for those of records that are done. What brokers do not say is never called a change.
+In: an engine; every few seconds the topic's id, the leader's epoch and the log's end are compared with what was known
+of each. Out: a partition whose topic was recreated, or whose log was truncated, is opened again. Unnoticed, the offsets
+of new records would be taken for those of finished ones. A missing answer of a broker is never taken for a change.
 
-After another leader was elected, records that came since the last look may have come from either leader: of each batch the last
-one is read again and compared. Another record there, or none, means that the log lost its end.
+After a leader election, records that came since the last check may have come from either leader: the last one of each
+batch is read again and compared. A different record, or none, means that the log was truncated.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ UNANSWERED_LOOKS = 3
 
 
 class LogCheck:
-    """`every_s`: how often to look; `read_again`: reads single records. Only for brokers that tell true log ends."""
+    """`every_s`: the interval; `read_again`: reads single records. Only for brokers that report true log ends."""
 
     def __init__(self, engine: Engine[Any], every_s: float, read_again: ReadAgain) -> None:
         self._engine = engine
@@ -47,13 +47,13 @@ class LogCheck:
         self._unanswered = 0
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Run until cancelled."""
         while True:
             await asyncio.sleep(self._every_s)
             await self.look()
 
     async def look(self) -> None:
-        """One look at all open partitions."""
+        """Check all open partitions once."""
         if not self._engine.config.exact_ends:
             return
         processors = {
@@ -105,8 +105,8 @@ class LogCheck:
         ends: dict[TopicPartition, int],
         cuts: dict[TopicPartition, int],
     ) -> tuple[dict[TopicPartition, bool], set[TopicPartition]]:
-        """Of what came from beyond the end of the old epoch: whether it lies elsewhere than in the log that is there now; and
-        the partitions that could not be compared.
+        """Of records read from beyond the end of the old epoch: whether the present log has others there; and the
+        partitions that could not be compared.
         """
         beyond = {tp: processors[tp][0].batches[processors[tp][1]].since(cut) for tp, cut in cuts.items()}
         lasts = {tp: found for tp, found in beyond.items() if found and found[-1].offset < ends[tp]}
@@ -120,7 +120,7 @@ class LogCheck:
         return changed, unread
 
     async def _compared(self, lasts: dict[TopicPartition, tuple[str, list[Fingerprint]]]) -> dict[TopicPartition, bool]:
-        """Whether other records than these lie at their offsets now, or none; what cannot be read is left out."""
+        """Whether the log has other records at these offsets now, or none; unreadable ones are left out."""
         changed: dict[TopicPartition, bool] = {}
         for tp in sorted(lasts, key=self._unread.__contains__):
             source, ones = lasts[tp]
@@ -138,7 +138,7 @@ class LogCheck:
     async def _ask(
         consumer: AIOKafkaConsumer, processors: dict[TopicPartition, tuple[PartitionProcessor, str]]
     ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, Identity], dict[TopicPartition, int]]:
-        """Log ends, identities, and where the epoch that was known ends in the logs that have another leader since."""
+        """Log ends, identities, and where the known epoch ends in logs that have a newer leader."""
         if not processors:
             return {}, {}, {}
         ends = await consumer.end_offsets(list(processors))

@@ -1,7 +1,7 @@
-"""Whether a log is still the one that was read: its topic's id, its leader's epoch, and where an earlier epoch ends in it.
+"""Identifies a log: its topic's id, its leader's epoch, and where an earlier epoch ends in it.
 
-In: a consumer's client. Out: what the brokers say; nothing where they cannot (before Kafka 3.0, or the embedded one). aiokafka
-asks neither for topic ids nor for epochs, so the two requests are written here. It changes nothing.
+In: a consumer's client. Out: the brokers' answers; nothing from those that have none (before Kafka 3.0, or the embedded
+one). aiokafka asks neither for topic ids nor for epochs, so the two requests are written here. It changes nothing.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class _EpochEndRequest(Request[_EpochEndStruct]):  # type: ignore[misc]
 
 
 async def identities(consumer: AIOKafkaConsumer, topics: Collection[str]) -> dict[TopicPartition, Identity]:
-    """Of every partition of these topics that the cluster knows. Empty where brokers do not say. Raises `KafkaError`."""
+    """Of every known partition of these topics. Empty if brokers do not report it. Raises `KafkaError`."""
     client = getattr(consumer, "_client", None)
     if client is None or not topics:
         return {}
@@ -191,7 +191,7 @@ async def identities(consumer: AIOKafkaConsumer, topics: Collection[str]) -> dic
 
 
 async def epoch_ends(consumer: AIOKafkaConsumer, epochs: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
-    """Where what was written up to that leader epoch ends in each log. Logs for which no broker answered are left out."""
+    """Where the records up to that leader epoch end in each log. Logs for which no broker answered are left out."""
     client: Any = getattr(consumer, "_client", None)
     by_leader: dict[int, dict[TopicPartition, int]] = defaultdict(dict)
     for tp, epoch in epochs.items() if client is not None else ():

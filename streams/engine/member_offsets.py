@@ -1,7 +1,7 @@
 """The request that makes a member's offsets part of a transaction (TxnOffsetCommit v3, KIP-447, Kafka 2.5).
 
-aiokafka's own is of a version that names no member: a coordinator takes it from anybody. In: offsets, a member. Out: a request
-for aiokafka's client; errors that say that the member is none any more.
+aiokafka's own version of it names no member, so a coordinator accepts it from anyone. In: offsets, a member. Out: a
+request for aiokafka's client; an error if the member is no longer one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _STRANGER_CODES = (
 
 
 class NotAMember(KafkaError):  # type: ignore[misc]  # aiokafka ships no types
-    """The group's coordinator refused offsets: the generation they were sent with is over. Nothing of them comes into force."""
+    """The group's coordinator refused offsets: their generation is over. None of them takes effect."""
 
 
 class _Response(Response):  # type: ignore[misc]
@@ -85,7 +85,7 @@ class _Struct(RequestStruct):  # type: ignore[misc]
 
 
 class MemberOffsets(Request[_Struct]):  # type: ignore[misc]
-    """`manager`: aiokafka's of the transaction."""
+    """`manager`: aiokafka's transaction manager."""
 
     API_KEY = 28
 

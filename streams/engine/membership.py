@@ -1,7 +1,8 @@
-"""As whom a worker commits offsets: the group's coordinator refuses those of a former member (KIP-447).
+"""The member identity with which a worker commits offsets: the group's coordinator refuses those of a former member
+(KIP-447).
 
-In: a consumer of the group. Out: its generation and member id at that moment. They are kept with the partition that was opened
-then: the next assignment has others, so nothing of the last one can be committed after it.
+In: a consumer of the group. Out: its generation and member id at that moment. They are kept with the partition that was
+opened then: the next assignment has others, so nothing of the last one can be committed after it.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ class Membership(NamedTuple):
 
 
 def membership(consumer: AIOKafkaConsumer) -> Membership:
-    """Who this consumer is in its group now. Raises `UnknownMemberIdError` if it is no member.
+    """This consumer's membership now. Raises `UnknownMemberIdError` if it is no member.
 
-    A coordinator takes offsets without a member id from anybody, so they must never be sent.
+    A coordinator accepts offsets without a member id from anyone, so they must never be sent.
     """
     coordinator: Any = consumer._coordinator
     found = Membership(coordinator.generation, coordinator.member_id, coordinator._group_instance_id)

@@ -1,7 +1,7 @@
-"""What `/metrics` shows of the worker as a whole: its version, its process, its roles, the partitions it owns.
+"""Metrics of the worker as a whole: its version, its process, its roles, its partitions.
 
-In: the status of every role's partitions and which role is ready, read while the page is written. Out: families in the registry.
-It asks no broker.
+In: the status of every role's partitions and which role is ready, read while the page is written. Out: metric families
+in the registry. It asks no broker.
 """
 
 from __future__ import annotations
@@ -27,10 +27,9 @@ def observe(
     expired: Callable[[], Mapping[str, int]] = dict,
     retention_ms: Callable[[], Mapping[str, int]] = dict,
 ) -> None:
-    """`ready`: by role of this worker. `log_changes`: of all roles together.
-
-    `dropped_events`: role -> progress events that could not be sent so far. `renewals`: role -> consumers given up so far.
-    `expired`: topic -> records that expired so far. `retention_ms`: topic -> how long it keeps records, if not forever.
+    """`ready`: by role of this worker. `log_changes`: of all roles together. `dropped_events`: role -> progress events
+    that could not be sent so far. `renewals`: role -> consumers replaced so far. `expired`: topic -> records that
+    expired so far. `retention_ms`: topic -> how long it keeps records, if not forever.
     """
     ProcessCollector(registry=registry)
     observed = Observed(registry)

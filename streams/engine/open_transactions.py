@@ -1,10 +1,10 @@
-"""Transactions that producers of a group left open, and their end.
+"""Ends transactions that other producers of a group left open.
 
-In: the group's consumer, partitions of a state topic. Out: what other producers of the group hold open there is aborted.
-A worker that was killed leaves its transaction open until its timeout (a minute); until then nobody can read the offsets and the
-state of its partitions, nor what comes after its records in other topics. The one that takes a partition over finds the
-transaction by the partition (KIP-664, Kafka 3.0) and starts its transactional id anew, which aborts it. Whoever held it is a
-member no more, or has given the partition up.
+In: the group's consumer, partitions of a state topic. Out: transactions of other producers of the group in these
+partitions are aborted. A worker that was killed leaves its transaction open until its timeout (a minute); until then
+the offsets and state of its partitions are unreadable, and so is what comes after its records in other topics. The next
+owner of a partition finds the transaction by the partition (KIP-664, Kafka 3.0) and restarts its transactional id,
+which aborts it. Its holder is no longer a member, or has given the partition up.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ async def end_left_open(
 ) -> bool:
     """Abort the transactions that producers of `group`, other than `own`, hold open in these partitions.
 
-    Their transactional ids begin with the group's name and a dash. A broker that knows neither request leaves them to time out.
-    False: another broker did not answer, and may coordinate some.
+    Their transactional ids begin with the group's name and a dash. A broker without these requests leaves them to time
+    out. False: a broker did not answer, and may coordinate some.
     """
     client: AIOKafkaClient = consumer._client
     nodes = [broker.nodeId for broker in client.cluster.brokers()]
@@ -139,7 +139,7 @@ async def end_left_open(
 async def _end_at(
     client: AIOKafkaClient, node_id: int, partitions: Collection[TopicPartition], prefix: str, own: str
 ) -> None:
-    """Those that this broker coordinates."""
+    """End those that this broker coordinates."""
     async with asyncio.timeout(BROKER_TIMEOUT_S):
         for transactional_id in await _holders(client, node_id, partitions, prefix, own):
             log.info("ending a transaction that an earlier owner left open", transactional_id=transactional_id)
@@ -149,7 +149,7 @@ async def _end_at(
 async def _holders(
     client: AIOKafkaClient, node_id: int, partitions: Collection[TopicPartition], prefix: str, own: str
 ) -> list[str]:
-    """Of the transactions that this broker coordinates."""
+    """The holders of the transactions that this broker coordinates."""
     listed = await client.send(node_id, _ListTransactions(), group=ConnectionGroup.COORDINATION)
     _check(listed.error_code)
     listed_ids = [transactional_id for transactional_id, _, _, _ in listed.transactions]
@@ -165,9 +165,9 @@ def _holds(state: str, topics: Iterable[Any], partitions: Collection[TopicPartit
 
 
 async def _abort(client: AIOKafkaClient, node_id: int, transactional_id: str) -> None:
-    """Once: the broker begins to abort it and says CONCURRENT_TRANSACTIONS, or it ended by itself meanwhile.
+    """Try once: the broker begins to abort it and answers CONCURRENT_TRANSACTIONS, or it ended by itself meanwhile.
 
-    Asked again, it would end the transactional id's next transaction, which may be a rightful one.
+    A second try would end the transactional id's next transaction, which may be a legitimate one.
     """
     request = InitProducerIdRequest(transactional_id, TRANSACTION_TIMEOUT_MS)
     code = (await client.send(node_id, request, group=ConnectionGroup.COORDINATION)).error_code

@@ -1,7 +1,9 @@
-"""One partition number under this worker: its three ledgers, its handler, its committer. Born at assignment, gone at revoke.
+"""One partition number under this worker: its three ledgers, its handler, its committer. Created at assignment, gone at
+revoke.
 
 In: records of the intake topics of this number, in order. Out: `Output`s and offsets, committed together in a loop.
-Answers that come after it was closed are ignored: its epoch is over. It never polls and never touches another partition.
+Answers that come after it was closed are ignored: its epoch is over. It never polls and never touches another
+partition.
 """
 
 from __future__ import annotations
@@ -41,9 +43,9 @@ CUT_OFF_S = 1.0
 class Head(NamedTuple):
     """Where a topic partition begins: offset, offset map, and whether that was committed (or is the log's beginning).
 
-    `end`: where the log ended, if the group never committed and might as well begin there. `log`: which log that is.
-    `log_end`: where the log ended, as readers of committed records see it.
-    `begin`: where the log begins, or 0 if that is not known; records between `offset` and there are gone.
+    `end`: the log's end, if the group never committed and may begin there. `log`: the log's identity. `log_end`: the
+    log's end for readers of committed records. `begin`: where the log begins, or 0 if unknown; records between `offset`
+    and there are gone.
     """
 
     offset: int
@@ -69,7 +71,9 @@ class PartitionProcessor:
         kept: KeptOffsets | None = None,
         expired: ExpiredRecords | None = None,
     ) -> None:
-        """`partitions`: intake topic (short name) to its topic partition. `kept`: writes down how far it is with each commit."""
+        """`partitions`: intake topic (short name) to its topic partition. `kept`: makes the record of the progress for
+        each commit.
+        """
         self.number = number
         self.partitions = dict(partitions)
         self.ledgers: dict[str, Ledger] = {}
@@ -108,25 +112,27 @@ class PartitionProcessor:
 
     @property
     def in_flight(self) -> int:
-        """Records taken, not finished, and not merely resting until they are due."""
+        """Records taken and not finished, without those that wait on their topic."""
         taken = sum(ledger.in_flight for ledger in self.ledgers.values()) - len(self._finished)
         return taken - (self.handler.resting() if self.handler is not None else 0)
 
     @property
     def waiting(self) -> bool:
-        """Whether records lie in an inbox."""
+        """Whether records wait in an inbox."""
         return any(self.inboxes.values())
 
     def remember(self, counts: Sequence[int], is_new: bool, inherited: Sequence[Output]) -> None:
-        """Before it opens. `counts`: the numbers of partitions under which it was open; `is_new`: for the first time under the
-        last of them. `inherited`: rows that were another partition's, written with the first commit, which then holds both."""
+        """Called before it opens. `counts`: the partition counts under which it was open; `is_new`: for the first time
+        under the last of them. `inherited`: rows of another partition, written with the first commit, which then holds
+        both.
+        """
         self._counts = counts
         self._log_news |= is_new and self.kept is not None
         self._inherited = list(inherited)
         self._waiting_bytes += sum(row.size + ROW_BYTES for row in inherited)
 
     def open(self, heads: Mapping[str, Head], handler: Handler) -> None:
-        """Begin from what is committed."""
+        """Start from what is committed."""
         for source, (head, text, committed, _, known, log_end, begin) in heads.items():
             tp = self.partitions[source]
             self._ends[source] = log_end
@@ -162,13 +168,13 @@ class PartitionProcessor:
         return False
 
     def full(self, source: str) -> bool:
-        """Whether more waits for its commit than memory, or `source`'s offset map in a commit, should hold."""
+        """Whether more records wait for their commit than memory, or `source`'s offset map in a commit, should hold."""
         self._unblock(source)
         waiting = self._waiting_bytes + self._committing_bytes
         return waiting > MAX_OUTPUT_BYTES or self.ledgers[source].full()
 
     def _unblock(self, source: str) -> None:
-        """Have what keeps the commit of `source` far behind moved away; again only once that shows."""
+        """Have the records moved away that hold back the commit of `source`; again only after that has taken effect."""
         ledger = self.ledgers[source]
         if self.handler is None or ledger.head <= self._unblocked.get(source, -1):
             return
@@ -182,7 +188,7 @@ class PartitionProcessor:
         self._on_room(self)
 
     def blocking(self, source: str) -> dict[str, Any] | None:
-        """The record that holds the commit of `source`, and why; None when nothing is in flight."""
+        """The record that holds back the commit of `source`, and why; None when nothing is in flight."""
         ledger = self.ledgers[source]
         if not ledger.in_flight or self.handler is None:
             return None
@@ -190,7 +196,7 @@ class PartitionProcessor:
         return {"offset": ledger.head, **(found or {"reason": "committing"})}
 
     def complete(self, source: str, offset: int, outputs: Sequence[Output]) -> None:
-        """A record is finished; its outputs go out with the next commit. Ignored once the partition is closed."""
+        """Finish a record; its outputs go out with the next commit. Ignored once the partition is closed."""
         if self.closed:
             return
         self._finished.append((source, offset))
@@ -204,20 +210,20 @@ class PartitionProcessor:
             self._on_room(self)
 
     def expire(self, source: str, first: int, end: int) -> None:
-        """The log lost its records from `first` to before `end`, and those of them that are not done will not come.
+        """The log lost its records from `first` to before `end`; those of them that are not finished will not come.
 
-        Reported with the next commit, which holds that they are done.
+        Reported with the next commit, which marks them as finished.
         """
         if not self.closed and (count := self.ledgers[source].expire(first, end)):
             self._note_expired(source, Expired(first, end - 1, count))
 
     def complete_expired(self, source: str, offset: int) -> None:
-        """A record in flight stayed on its topic and is gone from it: finished, without a result."""
+        """A record in flight stayed on its topic and is gone from it: finish it, without a result."""
         self.report_expired(source, offset)
         self.complete(source, offset, [])
 
     def report_expired(self, source: str, offset: int) -> None:
-        """A record that was finished and was still needed is gone from its topic."""
+        """A finished record that was still needed is gone from its topic."""
         if not self.closed:
             self._note_expired(source, Expired(offset, offset, 1))
 
@@ -228,11 +234,11 @@ class PartitionProcessor:
         self._dirty.set()
 
     def afterwards(self, on_committed: Callable[[], None]) -> None:
-        """Call this once what was completed so far is committed; never if that fails. It must not raise."""
+        """Call this once everything completed so far is committed; never if that fails. It must not raise."""
         self._after.append(on_committed)
 
     def skip(self, source: str, offset: int) -> None:
-        """A record that is none of the handler's business: finished, and committed with what else comes, or a little later."""
+        """Finish a record that is not for the handler; committed with other records, or a little later."""
         if self.closed:
             return
         self.ledgers[source].done(offset)
@@ -244,11 +250,13 @@ class PartitionProcessor:
         self._dirty.set()
 
     def touch(self) -> None:
-        """The handler's state changed without a record being finished: it is committed too."""
+        """The handler's state changed without a finished record: commit it too."""
         self._dirty.set()
 
     def passed(self, positions: Mapping[str, int]) -> None:
-        """The consumer's positions while nothing of this partition is on its way: transaction markers before them are done."""
+        """The consumer's positions while nothing of this partition is on its way: transaction markers before them are
+        done.
+        """
         for source, position in positions.items():
             ledger = self.ledgers[source]
             if position > ledger.next:
@@ -257,7 +265,9 @@ class PartitionProcessor:
                     self._dirty.set()
 
     def checked(self, source: str, known: KeptOffset) -> None:
-        """Its log is still the one that was read. Kept with the next commit, or one of its own: the next owner must know."""
+        """The log is still the one that was read. Kept with the next commit, or one of its own: the next owner must
+        know.
+        """
         if known != self.logs[source]:
             self.logs[source] = known
             if self.kept is not None:
@@ -278,7 +288,7 @@ class PartitionProcessor:
                 return
 
     def lose(self, reason: str) -> None:
-        """Its place in a log is not what it was: it is opened again from what is there now."""
+        """A log changed under it: open it again from what is there now."""
         self._lose(CommitFailed(reason, transient=True))
 
     def _lose(self, error: CommitFailed) -> None:
@@ -287,7 +297,7 @@ class PartitionProcessor:
             self._on_lost(self, error)
 
     async def _commit(self) -> None:
-        """Commit what is ready when the turn comes. Raises `CommitFailed`, and what the handler raises."""
+        """Commit what is ready when the turn comes. Raises `CommitFailed`, and errors of the handler."""
         committed: list[Callable[[], None]] = []
         try:
             await self.committer.commit(lambda: self._collect(committed))
@@ -297,7 +307,7 @@ class PartitionProcessor:
             on_committed()
 
     def _collect(self, committed: list[Callable[[], None]]) -> Commit | None:
-        """What is ready; None if that is nothing. `committed` gets what is to be called once it is durable."""
+        """What is ready; None if nothing is. `committed` gets the functions to call once it is durable."""
         records = self._record_finished()
         for source in self.ledgers:
             self._unblock(source)  # also without intake: what finishes out of order makes a map grow
@@ -347,7 +357,9 @@ class PartitionProcessor:
         return len(finished)
 
     async def drain(self, timeout_s: float) -> None:
-        """Let what runs finish, at most `timeout_s` seconds, and commit it; cut off the rest. Then the partition is closed."""
+        """Let calls under way finish, at most `timeout_s` seconds, and commit them; cut off the rest. Then the
+        partition is closed.
+        """
         for inbox in self.inboxes.values():
             inbox.clear()
         cut_off = False
@@ -395,7 +407,7 @@ class PartitionProcessor:
             self.handler.close()
 
     async def close(self) -> None:
-        """Drop everything at once; what is not committed is redone by the next owner."""
+        """Drop everything at once; the next owner does again what is not committed."""
         self.closed = True
         if self._skipped is not None:
             self._skipped.cancel()

@@ -1,8 +1,8 @@
-"""Where a worker stands in each topic partition it owns, for people and for `/metrics`.
+"""A worker's position in each topic partition it owns, for people and for `/metrics`.
 
-In: an engine's open partitions, and what is known of the logs' ends without asking: what the last fetch told, and what the
-watchdog asks for every few seconds anyway (a partition is not fetched while there is no room for it). Out: one `PartitionStatus`
-each. It asks no broker and changes nothing.
+In: an engine's open partitions, and the logs' ends as known without asking: from the last fetch, and from the watchdog,
+which asks every few seconds anyway (a partition is not fetched while there is no room for it). Out: one
+`PartitionStatus` each. It asks no broker and changes nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class PartitionStatus(NamedTuple):
 
 
 def partition_statuses(engine: Engine[Any] | None) -> Iterator[PartitionStatus]:
-    """Of the partitions that are open now; the engine may go on between two of them."""
+    """The statuses of the partitions open now; the engine may continue between two of them."""
     if engine is None:
         return
     for processor in list(engine.processors.values()):
@@ -58,9 +58,9 @@ def partition_statuses(engine: Engine[Any] | None) -> Iterator[PartitionStatus]:
 
 
 def known(consumer: AIOKafkaConsumer, tp: TopicPartition) -> tuple[int | None, int | None]:
-    """Our position, and where the last fetch saw the end of what may be read; None: not known.
+    """Our position, and the end of the readable log at the last fetch; None: unknown.
 
-    The end lies before the first open transaction, if the consumer reads what is committed only.
+    The end is before the first open transaction, if the consumer reads only committed records.
     """
     subscription = consumer._subscription.subscription
     assignment = None if subscription is None else subscription.assignment

@@ -1,8 +1,8 @@
 """Reports when the consumer's position was removed from the log, and where it continues.
 
-In: a topic partition that is assigned and has a position. Out: a call with both offsets. aiokafka answers "offset out of range"
-by moving to the log's begin and only writes that to its own log. A gap between two records does not show it: compaction and
-transactions leave gaps too. By then aiokafka has handed out everything it had fetched of the partition.
+In: an assigned topic partition with a position. Out: a call with both offsets. aiokafka reacts to "offset out of range"
+by moving to the log's beginning and only logs that itself. A gap between two records does not show it: compaction and
+transactions leave gaps too. By then aiokafka has returned everything it had fetched of the partition.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from aiokafka.structs import TopicPartition
 def watch_resets(consumer: AIOKafkaConsumer, tp: TopicPartition, on_removed: Callable[[int, int], None]) -> None:
     """`on_removed(first, end)`: the log begins at `end` now, and the position was at `first`, before it.
 
-    Holds until the partition is assigned anew. The partition's state is aiokafka's own: two of its methods are wrapped, since it
-    calls nothing back.
+    Valid until the partition is assigned again. Two methods of aiokafka's own partition state are wrapped, since it
+    offers no callback.
     """
     subscription = getattr(consumer, "_subscription", None)
     if subscription is None:  # no consumer of aiokafka's

@@ -1,7 +1,7 @@
-"""Reads single records of a partition again, by offset: tasks that waited on their topic and whose turn it is.
+"""Reads single records of a partition again, by offset: tasks that waited on their topic and whose turn has come.
 
-In: a topic partition and offsets. Out: the committed records that are still there. It joins no group and commits nothing; one
-consumer serves a worker, is made when it is first needed and reads one partition at a time.
+In: a topic partition and offsets. Out: the committed records that still exist. It joins no group and commits nothing.
+One consumer serves a worker; it is created on first use and reads one partition at a time.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class RecordReader:
         self._reading = asyncio.Lock()
 
     async def read(self, source: str, number: int, offsets: Sequence[int]) -> dict[int, ConsumerRecord]:
-        """The records of these offsets (ascending); those that are gone are missing. Raises `KafkaError`, `TimeoutError`."""
+        """The records at these offsets (ascending); missing ones are gone. Raises `KafkaError`, `TimeoutError`."""
         tp = TopicPartition(full_name(source, self._prefix), number)
         found: dict[int, ConsumerRecord] = {}
         async with self._reading:
@@ -81,7 +81,7 @@ class RecordReader:
         found: dict[int, ConsumerRecord],
         bound: asyncio.Timeout,
     ) -> None:
-        """`bound`: moved on as long as the position moves, since records may lie far apart."""
+        """`bound`: extended while the position moves, since records may be far apart."""
         wanted, last, at = frozenset(offsets), offsets[-1], offsets[0]
         consumer.seek(tp, at)
         while at <= last:
@@ -101,7 +101,7 @@ class RecordReader:
 
 
 def _spans(offsets: Sequence[int]) -> list[list[int]]:
-    """Offsets that lie close together.
+    """Groups offsets that are close together.
 
     >>> _spans([1, 5, 9000])
     [[1, 5], [9000]]

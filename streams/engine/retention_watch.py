@@ -1,8 +1,8 @@
-"""Measures the age of the oldest unfinished records, and reads the retention of their topics: Kafka removes what is older.
+"""Measures the age of the oldest unfinished records, and reads the retention of their topics: Kafka removes older ones.
 
-In: an engine's open partitions, looked at every few seconds; the brokers' log ends, topic settings, and at times the record at
-the head of a partition. Out: `engine.ages`, for `/metrics` and `/partitions`. Retention by size is not looked at: offsets do not
-show how many bytes lie before a record. It changes nothing.
+In: an engine's open partitions, checked every few seconds; the brokers' log ends, topic settings, and at times the
+record at the head of a partition. Out: `engine.ages`, for `/metrics` and `/partitions`. Retention by size is not
+considered: offsets do not show how many bytes precede a record. It changes nothing.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class RetentionWatch:
         self._next_settings = -inf
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Run until cancelled."""
         while True:
             await self.look()
             await asyncio.sleep(LOOK_S)
 
     async def look(self) -> None:
-        """One look at all open partitions. Brokers that do not answer leave what was known."""
+        """Check all open partitions once. If brokers do not answer, the known values stay."""
         await self._look_at_settings()
         try:
             async with asyncio.timeout(ASK_TIMEOUT_S):
@@ -93,7 +93,7 @@ class RetentionWatch:
         return dict(await self._engine.consumer.end_offsets(tps)) if tps else {}
 
     def _oldest(self, processor: PartitionProcessor, source: str, tp: TopicPartition, end: int) -> int | None:
-        """The offset of the oldest record that is not finished; None if all are, but for transaction markers."""
+        """The offset of the oldest unfinished record; None if all are finished, apart from transaction markers."""
         ledger, inbox = processor.ledgers[source], processor.inboxes[source]
         if ledger.in_flight:
             return ledger.head

@@ -1,4 +1,4 @@
-"""A producer's sender of another class: aiokafka makes its own and takes none."""
+"""Gives a producer another sender class: aiokafka makes its own and accepts none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ S = TypeVar("S", bound=Sender)
 
 
 def replace_sender(producer: AIOKafkaProducer, kind: type[S]) -> S:
-    """Give a producer that is not started yet a sender of that class, told what its own was told; returns it."""
+    """Give a producer that is not started yet a sender of that class, with the same arguments; returns the sender."""
     given: Any = producer._sender
     sender: S = kind(
         producer.client,

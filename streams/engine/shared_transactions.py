@@ -1,15 +1,15 @@
-"""One transaction at a time for all partitions of a role: what is ready in any of them goes along.
+"""One transaction at a time for all partitions of a role: what is ready in any of them is included.
 
-A broker's work is by the transaction, far more than by the partition or record in it. With one producer for each partition, a few
-hundred tasks a second kept a broker busy with transactions of one task.
+A broker's work depends on the number of transactions far more than on the partitions or records in them. With one
+producer for each partition, a few hundred tasks a second kept a broker busy with transactions of one task.
 
-In: from each partition, a function that collects what it has ready. Out: one transaction, then the next, at a distance
-(`streams.rules.engine.pacing`). An earlier owner of a partition is shut out by its group: offsets that are sent with a generation
-that is over are refused, and a transaction without its offsets is not ended. So every commit of a partition holds its offsets.
+In: from each partition, a function that collects what is ready. Out: one transaction after another, paced by
+`streams.rules.engine.pacing`. The group fences an earlier owner of a partition: offsets sent with an old generation are
+refused, and a transaction without its offsets is not ended. So every commit of a partition includes its offsets.
 
-When a transaction fails before its end was asked for, nothing of it comes into force once a new producer epoch has begun. It is
-run again: all together after a fault that passes, each partition by itself after one that does not, so that only the partition
-with the fault loses its place. When the answer to its end is lost, the offsets that are committed then tell what became of it.
+A transaction that fails before its end was requested takes no effect once a new producer epoch has begun. It is run
+again: all together after a transient fault, each partition by itself after any other, so only the partition with the
+fault loses its position. If the answer to its end is lost, the committed offsets show its outcome.
 """
 
 from __future__ import annotations
@@ -48,19 +48,23 @@ class Transactor(Protocol):
 
     @property
     def end_asked(self) -> bool:
-        """Whether the end of the transaction that ran last was asked for."""
+        """Whether the end of the last transaction was requested."""
         ...
 
     async def start(self) -> None:
-        """Begin a new producer epoch: what an earlier one left open is aborted. Raises `KafkaError`, `TimeoutError`."""
+        """Begin a new producer epoch: a transaction left open by an earlier one is aborted. Raises `KafkaError`,
+        `TimeoutError`.
+        """
         ...
 
     async def run(self, commits: Sequence[Commit], member: Membership) -> None:
-        """One transaction, all or nothing. Raises `CommitFailed`; then a new start is needed."""
+        """Run one transaction, all or nothing. Raises `CommitFailed`; then a new start is needed."""
         ...
 
     async def end_left_open(self, numbers: Collection[int], consumer: AIOKafkaConsumer) -> bool:
-        """Abort what other producers of the group left open in these partitions. False: not every broker answered."""
+        """Abort transactions that other producers of the group left open in these partitions. False: not every broker
+        answered.
+        """
         ...
 
     async def close(self) -> None:
@@ -85,8 +89,9 @@ class SharedTransactions:
     def __init__(
         self, transactor: Transactor, interval_max_s: float, is_current: Callable[[], bool] = lambda: True
     ) -> None:
-        """`is_current`: whether the group takes this worker for a member, see `Engine.is_current`. If not, no new epoch begins:
-        it may have a successor with the same transactional id."""
+        """`is_current`: whether this worker is a member of the group, see `Engine.is_current`. If not, no new epoch
+        begins: it may have a successor with the same transactional id.
+        """
         self._transactor = transactor
         self._is_current = is_current
         self._pace = Pace(interval_max_s)
@@ -105,7 +110,9 @@ class SharedTransactions:
         return PartitionCommitter(self, number, consumer)
 
     async def started(self, number: int) -> None:
-        """Wait until no earlier commit of that partition can come into force any more. Raises `KafkaError`, `TimeoutError`."""
+        """Wait until no earlier commit of that partition can take effect any more. Raises `KafkaError`,
+        `TimeoutError`.
+        """
         while (ended := self._under_way.get(number)) is not None:
             await ended.wait()
         await self._ensure_started()
@@ -113,7 +120,7 @@ class SharedTransactions:
             self._loop_task = asyncio.create_task(self._run(), name="transactions")
 
     async def commit(self, collect: Collect, member: Membership, consumer: AIOKafkaConsumer) -> None:
-        """Take part in the next transaction. Raises `CommitFailed`, and what `collect` raises."""
+        """Take part in the next transaction. Raises `CommitFailed`, and errors of `collect`."""
         waiting = _Waiting(collect, member, consumer, asyncio.get_running_loop().create_future())
         self._waiting[waiting] = None
         self._wanted.set()
@@ -123,7 +130,7 @@ class SharedTransactions:
             self._waiting.pop(waiting, None)
 
     async def close(self) -> None:
-        """End. No commit may be waited for any more."""
+        """Stop. No commit may be waited for any more."""
         await self.left_open.close()
         if self._loop_task is not None:
             self._loop_task.cancel()
@@ -157,7 +164,7 @@ class SharedTransactions:
                 ended.set()
 
     def _collect(self) -> list[list[_Waiting]]:
-        """What goes along now, by membership: the members of an earlier generation are refused, and only they."""
+        """What is included now, by membership: members of an earlier generation are refused, and only they."""
         groups: dict[Membership, list[_Waiting]] = defaultdict(list)
         size = 0
         for waiting in list(self._waiting):
@@ -181,9 +188,9 @@ class SharedTransactions:
         return list(groups.values())
 
     async def _commit(self, group: list[_Waiting]) -> None:
-        """Commit what was collected, in one transaction or in several; tell each partition what became of it.
+        """Commit what was collected, in one transaction or in several; report the outcome to each partition.
 
-        Partitions by themselves have the whole time each, so that one which hangs takes none from the others.
+        Partitions that run by themselves have the whole time each: one that hangs takes no time from the others.
         """
         time = asyncio.get_running_loop().time
         pause_s = RETRY_PAUSE_S
@@ -239,7 +246,9 @@ class SharedTransactions:
         return None
 
     async def _found_out(self, now: list[_Waiting], until: float, failed: CommitFailed) -> CommitFailed | None:
-        """What became of a transaction whose end was asked for; None: it came about. `failed` again: it does not show."""
+        """The outcome of a transaction whose end was requested; None: it was committed. `failed` again: it is
+        unknown.
+        """
         moved = {
             tp: place
             for one in now
@@ -280,13 +289,13 @@ class PartitionCommitter:
     _member: Membership | None = field(default=None)
 
     async def start(self) -> None:
-        """Nothing that this worker began to commit for this partition can come into force after it."""
+        """After it, no commit that this worker began for this partition can take effect."""
         self._member = None
         await self._transactions.started(self._number)
         self._member = membership(self._consumer)
 
     def opening(self) -> AbstractContextManager[None]:
-        """While the partition opens."""
+        """Surrounds the opening of the partition."""
         return self._transactions.left_open.opening(self._number, self._consumer)
 
     async def commit(self, collect: Collect) -> None:
@@ -296,7 +305,7 @@ class PartitionCommitter:
         await self._transactions.commit(collect, self._member, self._consumer)
 
     def hurry(self) -> None:
-        """The next transaction need not wait."""
+        """Start the next transaction without waiting."""
         self._transactions.hurry()
 
     async def close(self) -> None:

@@ -1,8 +1,8 @@
-"""Reads one partition of a compacted topic whole: what a partition has to know before it opens.
+"""Reads one partition of a compacted topic whole: the state that a partition needs before it opens.
 
-In: a topic partition that nobody else writes to any more (its writer was fenced). Out: the newest value of each key. Behind a
-transaction that another application holds open there, what was committed is not shown before that one ends: it is waited for.
-It joins no group, commits nothing and keeps nothing.
+In: a topic partition without another writer (the former one was fenced). Out: the newest value of each key. If another
+application holds a transaction open there, later committed records are invisible until it ends: it is waited for. It
+joins no group, commits nothing and keeps nothing.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ class PartitionReader(Protocol):
     """Reads one partition of a compacted topic whole."""
 
     async def read(self, number: int) -> list[bytes]:
-        """The newest value of each key, by age, of a number that is to be opened. Raises `KafkaError`, `TimeoutError`."""
+        """The newest value of each key, by age, of a partition number that will be opened. Raises `KafkaError`,
+        `TimeoutError`.
+        """
         ...
 
     async def read_rows(self, number: int) -> dict[bytes, bytes]:
-        """Keys and their newest values, by age, of any number. Raises `KafkaError`, `TimeoutError`."""
+        """Keys and their newest values, by age, of any partition number. Raises `KafkaError`, `TimeoutError`."""
         ...
 
 

@@ -1,15 +1,17 @@
-"""A transactional producer that never repeats a transactional request whose answer is unknown.
+"""A transactional producer that never repeats a transactional request with an unknown outcome.
 
-aiokafka repeats EndTxn, TxnOffsetCommit, AddOffsetsToTxn and AddPartitionsToTxn in place, in the same producer epoch, after a
-lost connection or a timeout. The first copy may still be on its way: it can arrive during the next transaction and end that one
-half way, or set its offsets back. Here such a request ends the producer with `OutcomeUnknown`. The next start of the
-transactional id moves the epoch on, and the broker then refuses whatever is still on its way.
+aiokafka repeats EndTxn, TxnOffsetCommit, AddOffsetsToTxn and AddPartitionsToTxn in place, in the same producer epoch,
+after a lost connection or a timeout. The first copy may still be on its way: it can arrive during the next transaction
+and end that one half way, or set its offsets back. Here such a request ends the producer with `OutcomeUnknown`. The
+next start of the transactional id increases the epoch, and the broker then refuses requests that are still on their
+way.
 
-A request that was answered with an error code is not on its way any more: those are repeated, as aiokafka does. So are produce
-requests: their sequence numbers tell the broker a repetition from a new batch.
+A request that was answered with an error code is not on its way any more: those are repeated, as aiokafka does. So are
+produce requests: their sequence numbers let the broker detect a repetition.
 
-A transaction takes half the turns of the loop (17 in place of 32) and one round trip less: `finish_transaction` sends its own
-requests, those for outputs beside those for offsets. aiokafka's sender starts a task for each, one after the other.
+A transaction takes half the turns of the loop (17 in place of 32) and one round trip less: `finish_transaction` sends
+its own requests, those for outputs beside those for offsets. aiokafka's sender starts a task for each, one after the
+other.
 """
 
 from __future__ import annotations
@@ -44,9 +46,9 @@ CONCURRENT_PAUSE_S = 0.003
 
 
 class OutcomeUnknown(ProducerFenced):  # type: ignore[misc]  # aiokafka ships no types
-    """A transactional request was sent and its answer was lost. A new start finds out what became of the transaction.
+    """A transactional request was sent and its answer was lost. A new start finds out the transaction's outcome.
 
-    A `ProducerFenced`, because aiokafka's sender ends with such an error as it is, and wraps any other.
+    It is a `ProducerFenced`, since aiokafka's sender raises such an error unchanged and wraps any other.
     """
 
     retriable = True
@@ -81,7 +83,9 @@ class _Once:
 
 
 def _timed_out(answer: Any) -> bool:
-    """Whether the coordinator itself gave up waiting for what the request had begun (aiokafka repeats TxnOffsetCommit then)."""
+    """Whether the coordinator itself timed out waiting for what the request had begun (aiokafka repeats TxnOffsetCommit
+    then).
+    """
     rows = [row for topic in getattr(answer, "errors", ()) for row in topic[1]]
     codes = [getattr(answer, "error_code", 0), *(row[1] for row in rows)]
     return RequestTimedOutError.errno in codes
@@ -89,7 +93,9 @@ def _timed_out(answer: Any) -> bool:
 
 class _AddPartitions(_Once, aiokafka_sender.AddPartitionsToTxnHandler):  # type: ignore[misc]
     def handle_response(self, resp: Any) -> float | None:
-        """Seconds to wait before it is sent again; None: done. aiokafka waits 20 ms for the end of the last transaction."""
+        """Seconds to wait before sending it again; None: done. aiokafka waits 20 ms for the end of the last
+        transaction.
+        """
         pause_s: float | None = super().handle_response(resp)
         return CONCURRENT_PAUSE_S if pause_s == aiokafka_sender.BACKOFF_OVERRIDE else pause_s
 
@@ -118,7 +124,7 @@ class _EndTxn(_Once, aiokafka_sender.EndTxnHandler):  # type: ignore[misc]
 
 
 class _StrictSender(aiokafka_sender.Sender):  # type: ignore[misc]
-    """aiokafka's sender, of produce requests alone. `StrictProducer` sends those of a transaction."""
+    """aiokafka's sender, for produce requests only. `StrictProducer` sends those of a transaction."""
 
     given_up: BaseException | None = None
     """The first error of a transaction. Nothing is sent after it."""
@@ -130,7 +136,9 @@ class _StrictSender(aiokafka_sender.Sender):  # type: ignore[misc]
             self._txn_manager.notify_task_waiter()
 
     def _maybe_do_transactional_request(self) -> None:
-        """Called by aiokafka in each round of its task, which ends quietly with a `ProducerFenced` and with no other error."""
+        """Called by aiokafka in each round of its task, which ends quietly with a `ProducerFenced` and with no other
+        error.
+        """
         error = self.given_up
         if error is not None:
             raise error if isinstance(error, ProducerFenced) else ProducerFenced(repr(error)) from error
@@ -142,9 +150,11 @@ class _StrictSender(aiokafka_sender.Sender):  # type: ignore[misc]
             ending.exception()  # seen: the commit that failed has its own
 
     async def add_partitions(self, queueing: asyncio.Future[Any]) -> None:
-        """Make the partitions of all batches that `queueing` queues part of the transaction; produce requests wait for that.
+        """Make the partitions of all batches that `queueing` queues part of the transaction; produce requests wait for
+        that.
 
-        A partition has room for one batch: the next is queued once the one before is on its way. So both go on side by side.
+        A partition has room for one batch; the next is queued once the one before is on its way. So both happen side by
+        side.
         """
         manager = self._txn_manager
         await asyncio.sleep(0)  # most have few batches, which are queued by now
@@ -169,7 +179,8 @@ class _StrictSender(aiokafka_sender.Sender):  # type: ignore[misc]
     ) -> None:
         """Make these offsets of the group part of the transaction.
 
-        They are sent once it has its partitions, `enrolled`: whoever finds them unstable finds the transaction by a partition.
+        They are sent once it has its partitions (`enrolled`): a reader that finds them unstable finds the transaction
+        by a partition.
         """
         manager = self._txn_manager
         added = manager.add_offsets_to_txn(dict(offsets), group_id)
@@ -203,7 +214,7 @@ class _StrictSender(aiokafka_sender.Sender):  # type: ignore[misc]
 
 
 def _raise_ended(manager: Any) -> None:
-    """Raise what put an end to the transaction, if something did."""
+    """Raise the error that ended the transaction, if any."""
     ending = manager.wait_for_transaction_end()
     if ending.done():
         ending.result()
@@ -219,7 +230,7 @@ class StrictProducer(AIOKafkaProducer):  # type: ignore[misc]
         self._sender: Any = replace_sender(self, _StrictSender)
 
     async def begin_transaction(self) -> None:
-        """Begin one."""
+        """Begin a transaction."""
         self.end_asked = False
         await super().begin_transaction()
 
@@ -232,8 +243,9 @@ class StrictProducer(AIOKafkaProducer):  # type: ignore[misc]
     ) -> None:
         """Write the batches and the offsets of the running transaction, and commit it.
 
-        `batches` queues them, and returns what `send_batch` returned for each. Outputs and offsets go side by side. Raises
-        `KafkaError` and what else aiokafka raises; then only a new start helps, and nothing more of this transaction is sent.
+        `batches` queues them, and returns what `send_batch` returned for each. Outputs and offsets are sent side by
+        side. Raises `KafkaError` and other errors of aiokafka; then only a new start helps, and nothing more of this
+        transaction is sent.
         """
         sender = self._sender
         enrolled = asyncio.Event()
@@ -267,6 +279,6 @@ class StrictProducer(AIOKafkaProducer):  # type: ignore[misc]
         raise sender.given_up  # what came after it says less
 
     def _added(self, adding: asyncio.Future[None]) -> None:
-        """Offsets that are refused must not wait until outputs are through: those may wait for a broker that is away."""
+        """Refused offsets must not wait for the outputs, which may wait for an unreachable broker."""
         if not adding.cancelled() and (error := adding.exception()) is not None:
             self._sender.give_up(error)

@@ -1,6 +1,6 @@
 """Keeps a watcher of the engine running: an unexpected error must not end it silently.
 
-In: a name and what to run for ever. Out: nothing; each failure is an error in the log, and it runs again after a pause.
+In: a name and what to run. Out: each failure is logged as an error, and it runs again after a pause.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PAUSE_S = 1.0
 
 
 async def supervised(name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Until cancelled, or until `run` returns."""
+    """Run until cancelled, or until `run` returns."""
     while True:
         try:
             return await run()

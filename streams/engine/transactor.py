@@ -1,8 +1,8 @@
 """Transactions on Kafka: outputs of several partitions and their offsets, under one transactional id.
 
-In: commits of partitions. Out: one transaction, committed, or `CommitFailed`. After any error only a new start is safe: what the
-broker did may be unknown, and a batch it refused stays counted in the producer's sequence, so that whatever follows would be out
-of order. The new start aborts the transaction.
+In: commits of partitions. Out: one committed transaction, or `CommitFailed`. After any error only a new start is safe:
+the broker's state may be unknown, and a refused batch stays counted in the producer's sequence, so everything after it
+would be out of order. The new start aborts the transaction.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def kafka_transactions(
 
 
 class KafkaTransactor:
-    """One transactional id, hence one writer: the newest to start."""
+    """One transactional id, hence one writer: the one that started last."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class KafkaTransactor:
 
     @property
     def end_asked(self) -> bool:
-        """Whether the end of the transaction that ran last was asked for."""
+        """Whether the end of the last transaction was requested."""
         return self._producer is not None and self._producer.end_asked
 
     async def start(self) -> None:
@@ -123,7 +123,7 @@ class KafkaTransactor:
             ) from error
 
     async def end_left_open(self, numbers: Collection[int], consumer: AIOKafkaConsumer) -> bool:
-        """Abort what earlier owners left open in these partitions. False: not every broker answered."""
+        """Abort transactions that earlier owners left open in these partitions. False: not every broker answered."""
         partitions = {TopicPartition(self._state_topic, number) for number in numbers}
         return await end_left_open(consumer, partitions, self._group, self._id)
 
@@ -134,7 +134,7 @@ class KafkaTransactor:
             await asyncio.wait(self._stopping)
 
     def _give_up(self) -> None:
-        """Stop the producer there was, without waiting: the brokers may be gone."""
+        """Stop the old producer, without waiting: the brokers may be gone."""
         producer, self._producer = self._producer, None
         if producer is not None:
             task = asyncio.create_task(stop_producer(producer))
@@ -143,6 +143,6 @@ class KafkaTransactor:
 
 
 def _ended_by(producer: AIOKafkaProducer) -> BaseException | None:
-    """The error that ended the transaction. A send after that reports only that there is no transaction."""
+    """The error that ended the transaction. A later send only reports that there is no transaction."""
     ending = producer._txn_manager._transaction_waiter
     return ending.exception() if ending is not None and ending.done() and not ending.cancelled() else None

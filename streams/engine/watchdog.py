@@ -1,8 +1,9 @@
-"""Looks, on our own clock, whether the engine's consumer still works, and has it replaced when it does not.
+"""Checks, on our own clock, whether the engine's consumer still works, and has it replaced if not.
 
-In: an engine, looked at every few seconds: aiokafka's own tasks, polls that keep failing, and our positions against the log ends
-that we ask the brokers for ourselves. Out: `engine.renew()`, with the reason in the log. Brokers that do not answer are no
-reason: what is not known is never called a stall. It never touches a record. The ends are left with the engine, for its lag.
+In: an engine, checked every few seconds: aiokafka's own tasks, polls that keep failing, and our positions against log
+ends that we ask the brokers for ourselves. Out: `engine.renew()`, with the reason in the log. Unreachable brokers are
+no reason, and an unknown position is never a stall. It never touches a record. The ends are stored in the engine, for
+its lag.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ ASK_TIMEOUT_S = 10.0
 
 
 class Watchdog:
-    """`after_s`: how long a partition with unread records may stand still, or polls may fail, until the consumer is replaced."""
+    """`after_s`: how long a partition with unread records may make no progress, or polls may fail, before the consumer
+    is replaced.
+    """
 
     def __init__(self, engine: Engine[Any], after_s: float) -> None:
         self._engine = engine
@@ -37,7 +40,7 @@ class Watchdog:
         self._rule: StallRule[TopicPartition] = StallRule(after_s)
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Run until cancelled."""
         while True:
             await asyncio.sleep(self._after_s / LOOKS)
             reason = await self.look()
@@ -47,7 +50,7 @@ class Watchdog:
                 await self._engine.renew()
 
     async def look(self) -> str | None:
-        """Why the consumer must be replaced; None when it need not, or when that is not known."""
+        """Why the consumer must be replaced; None if it need not, or if that is unknown."""
         consumer = self._engine.consumer
         dead = group.dead_task(consumer)
         # What was refused stays refused: the polls say so, and end the worker with the reason.
@@ -68,7 +71,7 @@ class Watchdog:
 
 
 async def _positions(consumer: AIOKafkaConsumer, tps: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-    """Of those that have one; a rebalance takes them away."""
+    """Of those that have one; a rebalance removes them."""
     found: dict[TopicPartition, int] = {}
     for tp in tps:
         try:
@@ -80,7 +83,9 @@ async def _positions(consumer: AIOKafkaConsumer, tps: Sequence[TopicPartition]) 
 
 
 async def _ends(consumer: AIOKafkaConsumer, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
-    """Asked in one go; when that fails each alone, so that a partition without a leader does not hide the others."""
+    """Log ends, fetched in one request; if that fails, one by one: a partition without a leader must not hide the
+    others.
+    """
     if not tps:
         return {}
     together = await _end_offsets(consumer, tps)

@@ -1,6 +1,7 @@
-"""Long work on the loop, cut into slices of time: whoever waits for the loop meanwhile waits for one slice, not for the whole.
+"""Cuts long work on the event loop into slices of time: other tasks wait for one slice, not for the whole work.
 
-In: calls between small pieces of work. Out: a turn of the loop whenever a slice is used up; in between a call costs 0.2 us.
+In: calls between small pieces of work. Out: a turn of the loop whenever a slice is used up; otherwise a call costs 0.2
+us.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ SLICE_S = 0.002
 
 
 class Yielder:
-    """`await checkpoint()` after every piece; a piece itself cannot be cut."""
+    """`await checkpoint()` after every piece; a piece itself is not interrupted."""
 
     def __init__(self, slice_s: float = SLICE_S) -> None:
         self._slice_s = slice_s

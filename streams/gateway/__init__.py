@@ -1,1 +1,1 @@
-"""The worker's side of agents that dial in: who holds which, for every worker to see."""
+"""The worker's side of agents that dial in: which worker holds which agent, visible to every worker."""

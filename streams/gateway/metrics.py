@@ -1,7 +1,7 @@
-"""What the gateway shows on `/metrics`: who is connected here, how busy they say they are, which answers came amiss.
+"""The gateway's metrics: connected agents by status, open requests, and unexpected answers.
 
-In: a gateway, read with each request. Out: gauges and counters. Agents are distinguished by status only: there may be
-thousands of them.
+In: a gateway, read with each request. Out: gauges and counters. Agents are counted by status only: there may be
+thousands.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from streams.metrics import family
 
 
 class GatewayMetrics(Collector):
-    """To be registered with the worker's registry."""
+    """A collector for the worker's registry."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway

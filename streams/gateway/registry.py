@@ -1,10 +1,10 @@
-"""Dialled-in agents on the topic `agents`: who is connected where, for every worker to see.
+"""Dialled-in agents on the topic `agents`: which agent is connected where, visible to every worker.
 
-In: arrivals, statuses and losses from this worker's gateway; every record of the topic. Out: registrations, tombstones, and
-news of what only the agent can say of itself (healthy, degraded, draining); that it came or went is published where its
-partition is (`agents/agent_status_publisher.py`), once, by whichever worker found out. An arrival is acknowledged only once
-the brokers have its record. A lost agent is `away` until its grace has passed, so that one that comes back loses nothing,
-and is unregistered then. Heartbeats are not written; a changed status is, at most four times a second. It calls no agent.
+In: arrivals, statuses and losses from this worker's gateway; every record of the topic. Out: registrations, tombstones,
+and events about the agent's own status (healthy, degraded, draining). That it came or left is published once, where its
+partition is (`agents/agent_status_publisher.py`). An arrival is acknowledged only once the brokers have its record. A
+lost agent is `away` during its grace period, so one that returns loses nothing; then it is unregistered. Heartbeats are
+not written; a changed status is, at most four times a second. It calls no agent.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Tell = Callable[[EventType, str, dict[str, Any]], None]
 
 @dataclass(slots=True)
 class _Claim:
-    """One connection of an agent to this worker, and its grace afterwards."""
+    """One connection of an agent to this worker, and the grace period after it."""
 
     arrival: Arrival
     base: AgentRegistration | None
@@ -69,7 +69,7 @@ class GatewayRegistry:
         grace_s: float,
         secrets: SecretPolicy | None = None,
     ) -> None:
-        """`secrets`: which ones a registration may name as the token its agent must show."""
+        """`secrets`: which secrets a registration may reference as the token its agent must show."""
         self.node = node
         self.address = ""
         self.drop: Callable[[str, str, str], None] = lambda agent_id, key, why: None
@@ -88,7 +88,9 @@ class GatewayRegistry:
     # What the gateway tells
 
     def admit(self, arrival: Arrival) -> str | None:
-        """An id that belongs to an agent of another protocol is not for the taking; one with `auth` asks for that token."""
+        """Why an agent is refused: its id belongs to an agent of another protocol, or it lacks the token of its
+        registration's `auth`.
+        """
         known = self._lookup(arrival.agent_id)
         if known is None:
             return None
@@ -106,7 +108,7 @@ class GatewayRegistry:
         return None if same else "authorization: the token is missing or wrong"
 
     async def arrived(self, arrival: Arrival) -> str | None:
-        """Write its record; None once the brokers have it."""
+        """Write the agent's record; None once the brokers have it."""
         if not self.address:
             return "this worker is starting; try again"
         known = self._lookup(arrival.agent_id)
@@ -130,7 +132,7 @@ class GatewayRegistry:
         return None
 
     def changed(self, agent_id: str, key: str, status: Status) -> None:
-        """Its own word on how it is."""
+        """The agent reported a new status."""
         claim = self._claims.get(agent_id)
         if claim is None or claim.arrival.key != key:
             return
@@ -139,7 +141,7 @@ class GatewayRegistry:
         self._tell(kind.get(status, "agent:unhealthy"), agent_id, {"reason": status, "node": self.node})
 
     def left(self, agent_id: str, key: str, why: str) -> None:
-        """Its stream is over; its grace begins."""
+        """The agent's stream is over; its grace period begins."""
         claim = self._claims.get(agent_id)
         if claim is None or claim.arrival.key != key:
             return
@@ -179,13 +181,13 @@ class GatewayRegistry:
     # What time brings
 
     async def run(self) -> None:
-        """Write what has changed and unregister agents that did not come back; run until cancelled."""
+        """Write changes and unregister agents that did not return; runs until cancelled."""
         while True:
             await asyncio.sleep(TICK_S)
             await self.flush()
 
     async def flush(self) -> None:
-        """Once, for all that are due."""
+        """Write all changes that are due, once."""
         now = time.monotonic()
         due = [(agent_id, claim) for agent_id, claim in self._claims.items() if claim.dirty or self._over(claim, now)]
         for start in range(0, len(due), BATCH):

@@ -1,7 +1,8 @@
-"""A worker's gateway put together: agents dial in here, are found on the topic `agents`, and are called wherever they are.
+"""Assembles a worker's gateway: agents dial in here, are found on the topic `agents`, and are called at whichever
+worker holds them.
 
-In: settings, the table of agents, the shared producer, which partitions are here. Out: handlers for the worker's gRPC server and
-a transport for protocol `gateway`. Nothing here decides; the order of starting and stopping is all there is.
+In: settings, the table of agents, the shared producer, which partitions are here. Out: handlers for the worker's gRPC
+server and a transport for protocol `gateway`. Only the order of starting and stopping is decided here.
 
     server bound -> start(address) -> agents arrive ... engine drained -> stop(): streams closed, records written -> server ends
 """
@@ -99,12 +100,12 @@ class GatewayService:
         agents.on_change(lambda agent_id, agent, record: routes.changed(agent_id))
 
     def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
-        """What the worker's gRPC server has to serve."""
+        """The handlers for the worker's gRPC server."""
         connect = service_handler(gateway_pb2, "AgentGateway", {"Connect": self.gateway.connect})
         return connect, self._relay_service.handler()
 
     def start(self, bound: str) -> None:
-        """The server listens at `bound`, host:port; until then agents get a refusal that they retry."""
+        """The server listens at `bound`, host:port; before that, agents are refused and retry."""
         self.registry.address = advertised(self._advertise, bound, socket.gethostname())
         self._tasks = [
             asyncio.create_task(self.registry.run(), name="gateway-registry"),
@@ -112,7 +113,9 @@ class GatewayService:
         ]
 
     async def stop(self) -> None:
-        """Let calls of other workers end, within `dispatch.drain_timeout`; close every stream; write what others must know."""
+        """Let calls of other workers end, within `dispatch.drain_timeout`; close every stream; write the records for
+        other workers.
+        """
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,9 +1,9 @@
-"""Dialled-in agents whose worker was killed: the worker that owns their partition finds them and
-unregisters them in time.
+"""Finds dialled-in agents whose worker was killed, and unregisters them in time. The worker that owns their partition
+does it.
 
-In: the agents known, which of them are this worker's to look after. Out: a record that says `away` after two looks in vain, a
-tombstone once a whole grace has passed. It looks by asking the worker that the record names. Should that worker hold the agent
-after all, it writes its own record again (`registry.py`), so that a wrong guess mends itself.
+In: known agents, which of them are this worker's to check. Out: a record with status `away` after two failed checks, a
+tombstone once a whole grace period has passed. It checks by asking the worker that the record names. If that worker
+holds the agent after all, it writes its own record again (`registry.py`), which corrects a wrong guess.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Suspect:
 
 
 class GatewaySweeper:
-    """One per worker. `mine`: whether an agent's owner partition is here, and the agent itself is not."""
+    """One per worker. `mine`: whether an agent's owner partition is here, and its connection is not."""
 
     def __init__(
         self,

@@ -1,1 +1,1 @@
-"""What happens now, for those who look on: the stream of events, one task's story, and who may ask."""
+"""The live page's server side: the stream of events, one task's history, actions, and access."""

@@ -1,8 +1,9 @@
-"""Asks who calls before a page answers: bearer tokens, or the user's name from a trusted proxy.
+"""Authenticates callers before a page answers: by bearer token, or by the user's name from a trusted proxy.
 
-In: requests, and the tokens by reference. Out: the same with `request[CALLER]`, or 401, 403, 429. Nothing is asked while no token
-and no proxy is set (`streams/exposure.py` keeps such a worker on loopback). Tokens are compared in constant time, read from the
-Authorization header alone, and never logged; a source that shows ten wrong ones in a minute waits for the rest of it.
+In: requests, and references to the tokens. Out: requests with `request[CALLER]`, or 401, 403, 429. Without a token and
+a proxy, every caller is accepted (`streams/exposure.py` keeps such a worker on loopback). Tokens are compared in
+constant time, read from the Authorization header alone, and never logged. A source of ten wrong ones in a minute must
+wait for the rest of it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ MISSING = "this worker asks for a token: send Authorization: Bearer TOKEN"
 
 
 class WebAccess:
-    """One worker's door. `clock`: seconds, for the limit on wrong tokens."""
+    """The access control of one worker. `clock`: seconds, for the limit on wrong tokens."""
 
     def __init__(self, given: WebAuthSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._given = given
@@ -64,7 +65,7 @@ class WebAccess:
         return check
 
     def routes(self) -> list[web.RouteDef]:
-        """What a web application serves."""
+        """The routes for the web application."""
         return [web.get("/api/v1/access", self._access)]
 
     async def _access(self, request: web.Request) -> web.Response:
@@ -72,7 +73,9 @@ class WebAccess:
         return json_answer({"required": self._given.is_set, "power": caller.power, "user": caller.user})
 
     def _identify(self, request: web.Request) -> Caller | web.Response:
-        """The caller, or the refusal. The proxy comes first: it may pass on a token of the user's that is none of ours."""
+        """The caller, or the refusal. The proxy is checked first: it may pass on a token of the user that is not one of
+        ours.
+        """
         if not self._given.is_set:
             return EVERYBODY
         if self._given.proxy_header is not None:

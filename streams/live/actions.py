@@ -1,8 +1,8 @@
-"""What changes something over HTTP: tasks and plans cancelled, tasks sent again, dead letters sent back; and dead letters read.
+"""Actions over HTTP: cancel tasks and plans, retry tasks, replay dead letters; and read dead letters.
 
-In: POST requests of callers with the power `operate` (see `access.py`), with a JSON body. Out: records on `controls`, on `tasks`
-and on the topic a dead letter came from, acknowledged. One at a time a worker, each bounded in time. A body that is not declared
-as JSON is refused: a form of a foreign page can send anything else without asking first.
+In: POST requests of callers with the power `operate` (see `access.py`), with a JSON body. Out: acknowledged records on
+`controls`, on `tasks` and on the topic a dead letter came from. One at a time a worker, each bounded in time. A body
+that is not declared as JSON is refused: a form on a foreign page can send anything else without a preflight request.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Work = Callable[[web.Request, dict[str, Any]], Awaitable[web.Response]]
 
 
 class Refused(Exception):
-    """An answer other than 2xx: a status and a sentence."""
+    """A response other than 2xx: a status and a sentence."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(why)
@@ -66,7 +66,7 @@ class Actions:
         self._waiting = 0
 
     def routes(self) -> list[web.RouteDef]:
-        """What a web application serves."""
+        """The routes for the web application."""
         return [
             web.post("/api/v1/tasks/{id:[^/]+}/cancel", self._acting(self._cancel)),
             web.post("/api/v1/tasks/{id:[^/]+}/retry", self._acting(self._retry)),
@@ -77,7 +77,7 @@ class Actions:
         ]
 
     def _acting(self, work: Work) -> Callable[[web.Request], Awaitable[web.Response]]:
-        """A route that changes something: its body is a JSON object, and what was done is logged."""
+        """Wraps a route that changes something: its body must be a JSON object, and the action is logged."""
 
         async def check(request: web.Request, _: dict[str, Any]) -> web.Response:
             if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
@@ -113,11 +113,13 @@ class Actions:
         return handle
 
     async def _cancel(self, request: web.Request, body: dict[str, Any]) -> web.Response:
-        """Every worker reads the request; the owner ends the task, and the result says whether it came in time."""
+        """Cancel a task. Every worker reads the request; the owner ends the task, and the result shows whether it came
+        in time.
+        """
         return await self._ask_to_cancel("taskId", _id(request.match_info["id"]), body)
 
     async def _cancel_plan(self, request: web.Request, body: dict[str, Any]) -> web.Response:
-        """The same of a plan: its steps that have not ended are cancelled."""
+        """Cancel a plan: its steps that have not ended are cancelled."""
         return await self._ask_to_cancel("planId", _id(request.match_info["id"], "the plan's id"), body)
 
     async def _ask_to_cancel(self, field: str, name: str, body: dict[str, Any]) -> web.Response:
@@ -129,7 +131,7 @@ class Actions:
         return json_answer({field: name, "asked": True}, 202)
 
     async def _retry(self, request: web.Request, body: dict[str, Any]) -> web.Response:
-        """`id`: the new one. A request that is repeated with the same new id makes one task: the id is answered once."""
+        """`id`: the new one. A repeated request with the same new id makes one task: the id is answered once."""
         task_id = _id(request.match_info["id"])
         new_id = _id(body.get("id", uuid.uuid4().hex), "id")
         if new_id == task_id:
@@ -143,13 +145,15 @@ class Actions:
         return json_answer({"taskId": new_id, "retryOf": task_id}, 201)
 
     async def _list(self, request: web.Request, _: dict[str, Any]) -> web.Response:
-        """The newest, without their bytes."""
+        """The newest dead letters, without their bytes."""
         most = _most(request.query.get("max", str(MAX_LISTED)))
         listed = await dead_letters.newest(self._settings, _since_ms(_since(request.query)), most)
         return json_answer([summary(dead_letter) for dead_letter in listed])
 
     async def _show(self, request: web.Request, _: dict[str, Any]) -> web.Response:
-        """The value only to callers who may act on it: a rejected registration may hold a secret."""
+        """One dead letter. Its value only for callers with the power operate: a rejected registration may hold a
+        secret.
+        """
         record = await self._dead_letter(request, _since(request.query))
         shown = summary(record)
         caller = request.get(CALLER)
@@ -220,12 +224,14 @@ def _since_ms(since: str) -> int:
 
 
 def _origins(prefix: str) -> set[str]:
-    """A letter's headers are another's word: it goes back to topics whose records can become dead letters, and to no other."""
+    """Topics that dead letters may be sent back to: those whose records can become dead letters. A dead letter's
+    headers are not trusted.
+    """
     return {full_name(name, prefix) for name, topic in BY_NAME.items() if topic.dead_letters}
 
 
 def _away(error: Exception) -> web.Response:
-    """What Kafka refuses the worker's user is no fault of a moment: the remedy is a right."""
+    """The status for Kafka's refusal: if the worker's user lacks a right, waiting does not help."""
     if isinstance(error, AccessDenied) or unauthorized(error) is not None:
         said = str(error) if isinstance(error, AccessDenied) else describe_error(error)
         return error_answer(

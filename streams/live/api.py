@@ -1,7 +1,8 @@
-"""The live page's questions over HTTP: the stream of events, and one task.
+"""The live page's HTTP API: the stream of events, and one task.
 
-In: `GET /api/v1/stream` and `GET /api/v1/tasks/{id}`. Out: server-sent events for as long as the client stays, and JSON. Each
-stream is written by a task of its own, four times a second at most; a client that takes nothing for `SEND_TIMEOUT_S` is cut off.
+In: `GET /api/v1/stream` and `GET /api/v1/tasks/{id}`. Out: server-sent events while the client stays, and JSON. Each
+stream is written by its own task, at most four times a second; a client that reads nothing for `SEND_TIMEOUT_S` is cut
+off.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class LiveApi:
         explain: Callable[[str], dict[str, Any] | None] = lambda task_id: None,
         others: OtherWorkers | None = None,
     ) -> None:
-        """`explain`: what a task that this worker holds waits for; `others`: asked for those it does not hold."""
+        """`explain`: what a task that this worker holds waits for; `others`: asked for tasks it does not hold."""
         self._others = others or OtherWorkers(frozenset)
         self._explain = explain
         topic = full_name("events", settings.topic_prefix)
@@ -70,7 +71,7 @@ class LiveApi:
         self._open: dict[Watcher, tuple[web.Request, asyncio.Task[Any] | None]] = {}
 
     def routes(self) -> list[web.RouteDef]:
-        """What a web application serves. No HEAD: it would be a stream without a reader."""
+        """The routes for the web application. No HEAD: it would be a stream without a reader."""
         return [
             web.get("/api/v1/stream", self._stream, allow_head=False),
             web.get("/api/v1/tasks/{id:[^/]+}", self._task, allow_head=False),
@@ -172,7 +173,7 @@ class LiveApi:
         return json_answer(found)
 
     async def _waits(self, request: web.Request) -> web.Response:
-        """What this worker holds of a task; asks no topic and no other worker."""
+        """What a task in this worker's memory waits for; asks no topic and no other worker."""
         task_id = request.match_info["id"]
         found = self._explain(task_id)
         if found is None:
