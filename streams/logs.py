@@ -1,6 +1,7 @@
-"""Logs of a long-running process: structlog and the standard library's loggers, one form, on stderr.
+"""Logging of a long-running process: structlog and the standard library's loggers, in one form, on stderr.
 
-In: `log_level` and `log_format` (`auto`: text on a terminal, JSON lines elsewhere). stdout is for data and stays untouched.
+In: `log_level` and `log_format` (`auto`: text on a terminal, JSON lines elsewhere). stdout is for data and stays
+untouched.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def configure_logs(settings: Settings) -> None:
 
 
 def _no_lifecycle(record: logging.LogRecord) -> bool:
-    """Faust tells of each of its services that it starts and stops; below a warning that is for debugging only."""
+    """Faust logs each start and stop of its services; below a warning that is for debugging only."""
     wanted = record.levelno > logging.INFO or logging.getLogger().isEnabledFor(logging.DEBUG)
     return wanted or not str(record.msg).startswith("[^")
 

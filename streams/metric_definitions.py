@@ -1,7 +1,7 @@
-"""Every metric of a worker: its kind, its name, what it tells, its labels. Pure.
+"""Every metric of a worker: kind, name, help text, labels. Pure.
 
-Labels are few and bounded: never a task's id. `deploy/prometheus/README.md` says of each what to make of it. The name of a
-counter is without `_total`; base units are in the names.
+Labels are few and bounded: never a task's id. `deploy/prometheus/README.md` explains how to use each metric. A
+counter's name is without `_total`; base units are in the names.
 """
 
 from __future__ import annotations

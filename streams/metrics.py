@@ -1,7 +1,8 @@
-"""The metrics that dispatch, plans and schedules count, and how others are read with each request. One registry per worker, so
-that two can live in a process.
+"""The metrics that dispatch, plans and schedules count, and how others are read with each request. One registry per
+worker: two workers can run in one process.
 
-In: what happened; functions that tell what is the case now. Out: families for `/metrics`, as defined in `metric_definitions.py`.
+In: counted events; functions that return present values. Out: metric families for `/metrics`, as defined in
+`metric_definitions.py`.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ Row = tuple[tuple[str, ...], float]
 
 
 class Observed(Collector):
-    """Families that are read from elsewhere while the page is written, one sample at a time: nothing is kept up to date for
-    them, nothing is left over when what they tell of has gone, and the writer of the page may pause between two samples.
+    """Families that are read while the page is written, one sample at a time: nothing is kept up to date for them,
+    nothing remains of what is gone, and the writer may pause between two samples.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -36,15 +37,15 @@ class Observed(Collector):
         registry.register(self)
 
     def add(self, name: str, rows: Callable[[], Iterable[Row]]) -> None:
-        """`rows` must stand that the loop turns while it is read."""
+        """Add a family. `rows` must tolerate changes between two of its samples."""
         self.add_defined(BY_NAME[name], rows)
 
     def add_defined(self, definition: Definition, rows: Callable[[], Iterable[Row]]) -> None:
-        """The same of a metric that is defined elsewhere."""
+        """As `add`, for a metric that is defined elsewhere."""
         self._families.append((definition, rows))
 
     def collect(self) -> Iterable[Metric]:
-        """The families, their samples still to be made."""
+        """The families; their samples are made when they are read."""
         for definition, rows in self._families:
             yield _family(definition, _Samples(definition, rows))
 
@@ -61,7 +62,7 @@ def _family(definition: Definition, samples: Any) -> Metric:
 
 
 class _Samples:
-    """Made while they are read."""
+    """Samples that are made when they are read."""
 
     def __init__(self, definition: Definition, rows: Callable[[], Iterable[Row]]) -> None:
         self._name = definition.name + ("_total" if definition.kind == "counter" else "")
@@ -107,17 +108,17 @@ class DispatchMetrics:
         _begin(self.turns, TURNS.values())
 
     def finished(self, status: str, seconds: float) -> None:
-        """A task has its result."""
+        """Count a task's result."""
         self._by_status[status].inc()
         self.duration.observe(seconds)
 
     def circuit(self, kind: str) -> None:
-        """A circuit changed: `kind` is open, half-open or close."""
+        """Count a change of a circuit: `kind` is open, half-open or close."""
         self.turns.labels(TURNS[kind]).inc()
 
 
 class PlanMetrics:
-    """What the plan coordinator counts."""
+    """Counters of the plan coordinator."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.plans = _counter("parallax_plans", registry)
@@ -131,7 +132,7 @@ class PlanMetrics:
 
 
 class ScheduleMetrics:
-    """What the role `schedules` counts."""
+    """Counters of the role `schedules`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.waiting = _gauge("parallax_scheduled_tasks", registry)

@@ -1,7 +1,8 @@
-"""The page `/metrics`, written in the Prometheus text format, a slice of the loop's time after the other.
+"""Writes the page `/metrics` in the Prometheus text format, in short slices of the event loop's time.
 
-In: a registry. Out: the page as bytes. A registry's own writer holds the loop until it is done: with a thousand agents longer
-than a commit may take. OpenMetrics' `_created` samples are left out: they double the page and say when the worker started.
+In: a registry. Out: the page as bytes. A registry's own writer blocks the loop until it is done: with a thousand agents
+longer than a commit may take. OpenMetrics' `_created` samples are left out: they double the page and only show when the
+worker started.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ PART = 500
 
 
 async def written(registry: CollectorRegistry) -> bytes:
-    """The page as it is now; other work goes on between two of its lines."""
+    """The page as it is now; other tasks run between two of its lines."""
     checkpoint, lines, parts = Yielder(), list[str](), list[bytes]()
     for family in registry.collect():
         lines += _head(family)

@@ -1,7 +1,7 @@
-"""What the roles of a worker have in common: how they start and stop, when they are ready, what they own.
+"""What the roles of a worker share: start, stop, readiness, and which partitions they own.
 
-In: what the worker has found out. Out: for a role over partitions, its engine, with what writes, reads and watches for it. What a
-partition does with its records is its handler's.
+In: what the worker found at the broker. Out: for a role over partitions, its engine, with its writers, readers and
+watchers. The role's handler processes the records.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ Watchers = Mapping[str, Callable[[], Coroutine[Any, Any, None]]]
 
 
 class Role(Protocol):
-    """One of a worker's roles, as the worker and its pages see it."""
+    """One of a worker's roles, with the interface that the worker and its pages use."""
 
     @property
     def name(self) -> RoleName:
-        """As `roles` in the settings names it."""
+        """The name in the setting `roles`."""
         ...
 
     @property
     def ready(self) -> bool:
-        """Whether it has its partitions, and works."""
+        """Whether it has its partitions and works."""
         ...
 
     async def wait_ready(self) -> None:
@@ -59,11 +59,11 @@ class Role(Protocol):
         ...
 
     async def failed(self) -> None:
-        """Wait for what the role cannot mend by itself and raise it. Never returns otherwise."""
+        """Wait for an error that the role cannot recover from and raise it. Never returns otherwise."""
         ...
 
     def partition_statuses(self) -> Iterable[PartitionStatus]:
-        """Its progress in each topic partition it owns."""
+        """Its position in each topic partition it owns."""
         ...
 
 
@@ -71,8 +71,8 @@ class Role(Protocol):
 class RoleParts:
     """What a worker gives its roles.
 
-    `partitions`: how many the intake topics had at the start; `size_limits`: full topic name -> bytes of a record; `address`:
-    where this worker answers others; `spans`: who makes them, if anybody wants them.
+    `partitions`: partitions of the intake topics at the start; `size_limits`: full topic name -> largest record in
+    bytes; `address`: this worker's for others; `spans`: makes the trace spans, if tracing is on.
     """
 
     settings: Settings
@@ -85,13 +85,15 @@ class RoleParts:
 
 
 class EngineRole(Generic[H]):
-    """A role over partitions: `engine` is there once the role is made, and runs once it is started."""
+    """A role over partitions. `engine` exists once the role is made, and runs once it is started."""
 
     name: RoleName
     engine: Engine[H]
 
     def __init__(self, parts: RoleParts, *, sources: Sequence[str], state: str, belongs: Belongs) -> None:
-        """`state`: the topic that moves with the partitions; `belongs`: its rows that an added partition takes over."""
+        """`state`: the topic of the state that moves with the partitions; `belongs`: which of its rows an added
+        partition takes over.
+        """
         self.settings = parts.settings
         self.prefix = parts.settings.topic_prefix
         self.options = client_options(parts.settings)
@@ -129,7 +131,7 @@ class EngineRole(Generic[H]):
         return self.sink.dropped
 
     def tracing(self) -> Tracing | None:
-        """What makes the role's spans, if anybody wants them."""
+        """Makes the role's spans, if tracing is on."""
         return None if self.parts.spans is None else self.parts.spans.role(self.name, self.settings)
 
     def make_engine(
@@ -144,7 +146,9 @@ class EngineRole(Generic[H]):
         before_open: Callable[[], Awaitable[None]] | None = None,
         make_reader: Callable[[dict[str, Any], str], PartitionReader] | None = None,
     ) -> Engine[H]:
-        """The engine over the role's partitions. Times in milliseconds; the rest as `EngineConfig` and `Engine` have it."""
+        """The engine over the role's partitions. Times in milliseconds; other arguments as in `EngineConfig` and
+        `Engine`.
+        """
         config = EngineConfig.of(
             self.settings,
             self.options,
@@ -178,14 +182,14 @@ class EngineRole(Generic[H]):
         )
 
     async def start_engine(self, stack: AsyncExitStack) -> None:
-        """Join the group; `stack` drains and leaves it, and then closes what wrote and read for it. Raises `KafkaError`."""
+        """Join the group. `stack` drains and leaves it, then closes its writers and readers. Raises `KafkaError`."""
         stack.push_async_callback(self.reader.close)
         stack.push_async_callback(self._committers.close)
         stack.push_async_callback(self.engine.stop)
         await self.engine.start()
 
     def watch(self, stack: AsyncExitStack, more: Watchers) -> None:
-        """What looks after the partitions from outside, until `stack` ends."""
+        """Watch the partitions from outside, until `stack` ends."""
         after_s = self.settings.dispatch.stall_after / 1000
         watchers = {
             "watchdog": Watchdog(self.engine, after_s).run,
@@ -195,6 +199,6 @@ class EngineRole(Generic[H]):
         run_beside(stack, {f"{self.name}-{what}": run for what, run in watchers.items()}, END_TIMEOUT_S)
 
     def retention_watch(self) -> Callable[[], Coroutine[Any, Any, None]]:
-        """What counts records that expire before they are worked on."""
+        """The watcher of records that may expire unfinished."""
         watch = RetentionWatch(self.engine, self.reader.read, lambda: retention_ms(self.settings, self._sources))
         return watch.run

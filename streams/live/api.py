@@ -188,7 +188,7 @@ def _message(kind: str, data: bytes, cursor: str | None = None, extra: str = "")
 
 
 def _since(text: str | None, now_ms: int) -> int:
-    """Epoch ms: a time, or a duration before now. Raises ValueError."""
+    """Epoch ms from a time, or from a duration before now. Raises ValueError."""
     if text is None:
         return now_ms - SINCE_MS
     try:

@@ -1,6 +1,7 @@
-"""Dead letters looked up for the live page: the newest of all topics, and one by its place or by that of the record it was.
+"""Searches dead letters for the live page: the newest of all topics, and one by its position or by that of its original
+record.
 
-In: settings, a time to look back to. Out: records. Raises `NotFound` with the reason.
+In: settings, how far back to search. Out: records. Raises `NotFound` with the reason.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from streams.settings import Settings
 
 
 async def newest(settings: Settings, since_ms: int, most: int) -> list[Record]:
-    """The `most` newest since then, newest first, whichever topic they lie on."""
+    """The `most` newest since then, of all topics, newest first."""
     kept: list[tuple[int, int, Record]] = []
     arrival = count()
     existing = await dlq_topics(settings)
@@ -38,7 +39,9 @@ async def newest(settings: Settings, since_ms: int, most: int) -> list[Record]:
 
 
 async def find(settings: Settings, topic: str, partition: str, offset: str, since_ms: int) -> Record:
-    """The letter at a place of a dead-letter topic, or the newest of the record that was at this place of its origin."""
+    """The dead letter at a position of a dead-letter topic, or the newest one of the record at this position of its
+    origin.
+    """
     if max(len(partition), len(offset)) > MAX_DIGITS:
         raise NotFound("there is no such partition or offset")
     place = int(partition), int(offset)

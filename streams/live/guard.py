@@ -1,8 +1,9 @@
-"""Who may ask a worker that listens on loopback: programs of this machine, never a web page from elsewhere.
+"""Which callers a worker on loopback accepts: programs of this machine, never a web page from elsewhere.
 
-In: requests. Out: the same, or a 403. A page of a foreign site can have its own name resolve to 127.0.0.1 and so read what is
-served there; its requests still carry that name as `Host`, or its `Origin`. Where the worker listens beyond loopback (probes of
-an orchestrator, other workers) nothing is refused here: `access.py` asks for a token there, which a foreign page does not have.
+In: requests. Out: the same, or a 403. A foreign page can have its own name resolve to 127.0.0.1 and so read what is
+served there (DNS rebinding); its requests still carry that name as `Host`, or its `Origin`. If the worker listens
+beyond loopback (for probes of an orchestrator, or other workers), this guard refuses nothing: `access.py` then requires
+a token, which a foreign page does not have.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def _origin_host(origin: str) -> str:
 
 
 def loopback_only(bound_to: str) -> Middleware:
-    """The middleware for a server that listens on `bound_to`."""
+    """The middleware of a server that listens on `bound_to`."""
     bound_here = is_loopback(bound_to)
 
     @web.middleware

@@ -1,7 +1,7 @@
-"""What a task waits for that another worker holds: the others are asked, all at once.
+"""Asks all other workers at once what a task waits for that one of them holds.
 
-In: a task id, and where the others answer. Out: the first answer; None if none of them holds it. One who does not answer in time
-delays no request: its part of the answer is left out.
+In: a task id, and the workers' addresses. Out: the first answer; None if none of them holds it. A worker that does not
+answer in time delays no request: its part is left out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_ASKED = 100
 
 
 class OtherWorkers:
-    """The workers besides this one. `peers`: their addresses as known now; `token`: shown to them."""
+    """The other workers. `peers`: returns their addresses as known now; `token`: sent to them."""
 
     def __init__(self, peers: Callable[[], Collection[str]], token: Secret | None = None) -> None:
         self._peers = peers
@@ -35,7 +35,7 @@ class OtherWorkers:
         self._session: aiohttp.ClientSession | None = None
 
     async def waiting(self, task_id: str) -> dict[str, Any] | None:
-        """As `GET /api/v1/tasks/{id}/waiting` of the one that holds the task."""
+        """As `GET /api/v1/tasks/{id}/waiting` of the worker that holds the task."""
         # Encoded here, for an id's %2F must stay one.
         path = f"/api/v1/tasks/{quote(task_id, safe='')}/waiting"
         asked = sorted(self._peers())[:MAX_ASKED]

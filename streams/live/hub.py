@@ -1,8 +1,8 @@
-"""From one reading of the topic to all watchers: read while there are watchers, and a while longer; not at all otherwise.
+"""Distributes one reading of the topic to all watchers. The topic is read while there are watchers, and a while longer.
 
-In: records, and watchers who come and go. Out: for each watcher the batches it has not had, in one order, with a cursor to come
-back by. Every watcher has a bounded queue of its own: a slow one loses its oldest events and gets their number. Nothing here
-waits for a client.
+In: records, and watchers that join and leave. Out: for each watcher the batches it has not received, in one order, with
+a cursor to resume from. Every watcher has its own bounded queue: a slow one loses its oldest events and gets their
+number. Nothing here waits for a client.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ LINGER_S = 10.0
 
 
 class Full(Exception):
-    """There is no place for another watcher; one line."""
+    """The limit of watchers is reached; one line."""
 
 
 class Reader(Protocol):
-    """What reads the topic; `TopicReader`."""
+    """Reads the topic; implemented by `TopicReader`."""
 
     def start(self) -> None:
         """Begin."""
@@ -47,11 +47,11 @@ class Reader(Protocol):
         """End."""
 
     async def ends(self) -> dict[int, int]:
-        """Where each partition ends."""
+        """The end of each partition."""
 
 
 class Watcher:
-    """One who looks on since `joined_ms`: what it has still to be sent."""
+    """A client that watches since `joined_ms`: its queue."""
 
     def __init__(self, watch_request: WatchRequest, joined_ms: int) -> None:
         self.watch_request = watch_request
@@ -70,9 +70,9 @@ class Watcher:
         positions: Mapping[int, int],
         after: Mapping[int, int] | None,
     ) -> None:
-        """Begin, with what was asked for of the `recent` ones.
+        """Start, with the `recent` entries that were asked for.
 
-        `floor`: the offsets from which on these are all there was. `after`: where an earlier stream ended.
+        `floor`: the offsets from which on these are complete. `after`: where an earlier stream ended.
         """
         self.seeded = True
         if after is None:
@@ -92,7 +92,7 @@ class Watcher:
         self._not_before = {n: offset for n, offset in self._not_before.items() if offset > positions.get(n, 0)}
 
     def offer(self, entries: Iterable[Entry]) -> None:
-        """Keep what it wants of these, the newest of the topic."""
+        """Queue those of these newest entries that it wants."""
         for one in entries:
             if self._wants(one.kind) and not (self._not_before and one.offset < self._not_before.get(one.partition, 0)):
                 for gone in self._queue.add(one):
@@ -108,7 +108,7 @@ class Watcher:
         return known
 
     def batch(self) -> list[Entry]:
-        """What is to be sent next; it counts as sent."""
+        """The entries to send next; they count as sent."""
         found: list[Entry] = []
         size = 0
         while self._queue and len(found) < BATCH and size < BATCH_BYTES:
@@ -119,12 +119,12 @@ class Watcher:
         return found
 
     def dropped(self) -> int:
-        """How many it did not get since this was asked last."""
+        """The number of entries lost since the last call."""
         count, self._dropped = self._dropped, 0
         return count
 
     def cursor(self, positions: Mapping[int, int]) -> str:
-        """Where to go on after what `batch` gave out. `positions`: of the reading."""
+        """Where to resume after the entries of `batch`. `positions`: of the reading."""
         if not self._queue and self.seeded:  # nothing between is for this watcher
             for number, position in positions.items():
                 self._positions[number] = max(position, self._not_before.get(number, 0))
@@ -146,7 +146,7 @@ class Scene(Taker):
         self._trimmed: set[int] = set()
 
     def begins(self, positions: Mapping[int, int], trimmed: Sequence[int]) -> None:
-        """As `Taker`."""
+        """See `Taker`."""
         self.positions |= positions
         self._floor |= positions
         self._trimmed.update(trimmed)
@@ -175,13 +175,13 @@ class Scene(Taker):
                 watcher.offer(found)
 
     def caught_up(self) -> None:
-        """As `Taker`."""
+        """See `Taker`."""
         self._remember(merged(history.entries for history in self._history.values()))
         self._history.clear()
         self.loaded.set()
 
     def seed(self, watcher: Watcher, after: Mapping[int, int] | None) -> None:
-        """Give a watcher what it begins with."""
+        """Give a watcher its first entries."""
         watcher.seed(self._recent.entries, self._floor, self.positions, after)
 
     def _remember(self, entries: Iterable[Entry]) -> None:
@@ -216,7 +216,7 @@ class Hub:
         return self._reader is not None
 
     def join(self, watch_request: WatchRequest) -> Watcher:
-        """One more who looks on. Raises `Full`."""
+        """Add a watcher. Raises `Full`."""
         if self.closed.is_set():
             raise Full("this worker is stopping")
         if len(self._watchers) >= MAX_WATCHERS:
@@ -233,7 +233,7 @@ class Hub:
         return watcher
 
     async def begin(self, watcher: Watcher) -> bool:
-        """Give it what it begins with, if that is known by now; whether it has it."""
+        """Give the watcher its first entries, if they are known by now; returns whether it has them."""
         scene, reader, after = self._scene, self._reader, watcher.watch_request.after
         if watcher.seeded or scene is None or reader is None or not scene.loaded.is_set():
             return watcher.seeded
@@ -263,7 +263,7 @@ class Hub:
             task.add_done_callback(self._stopping.discard)
 
     async def close(self) -> None:
-        """No more; streams see `closed` and end."""
+        """Accept no more watchers; streams see `closed` and end."""
         self.closed.set()
         if self._ending is not None:
             self._ending.cancel()
@@ -271,11 +271,11 @@ class Hub:
         await asyncio.gather(*self._stopping)
 
     def cursor(self, watcher: Watcher) -> str | None:
-        """Where this watcher goes on when it comes back; None while that is not known."""
+        """Where this watcher resumes when it returns; None while unknown."""
         return watcher.cursor(self._scene.positions) if self._scene is not None and watcher.seeded else None
 
     def metrics(self) -> bytes:
-        """The numbers of the last ten seconds as JSON, made once a second however many look."""
+        """Figures of the last ten seconds as JSON, computed once a second for all watchers."""
         now_ms = self._wall_ms()
         if self._metrics[0] != now_ms // 1000:
             rates = Rates() if self._scene is None else self._scene.rates

@@ -1,7 +1,7 @@
-"""The live page's files: `/` for a browser, `/page/{file}`; all from the package itself, nothing from elsewhere.
+"""The live page's files: `/` for a browser, `/page/{file}`; all from the package itself.
 
-In: GET requests. Out: files as they lie in the wheel, with an ETag and headers that let the page load its own files only; 304 for
-what the browser has. It knows nothing of the worker and computes nothing: the page asks the worker by itself.
+In: GET requests. Out: files from the wheel, with an ETag and headers that let the page load its own files only; 304 for
+a file that the browser has. It knows nothing of the worker: the page itself asks the worker's API.
 """
 
 from __future__ import annotations
@@ -72,12 +72,12 @@ def _collect(folder: Traversable, path: str, found: dict[str, PageFile]) -> None
 
 
 def wants_page(request: web.Request) -> bool:
-    """Whether a browser asks, and not a script."""
+    """Whether the client is a browser, not a script."""
     return "text/html" in request.headers.get("Accept", "")
 
 
 def routes(index: Handler) -> list[web.RouteDef]:
-    """`/`, which is `index` for clients that are not browsers, and the page's files; they are read here, once."""
+    """`/`, which is `index` for clients other than browsers, and the page's files, read once here."""
     files = page_files()
 
     async def front(request: web.Request) -> web.StreamResponse:

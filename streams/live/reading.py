@@ -1,8 +1,9 @@
-"""The topic `events` read from near its end and then followed: all partitions, no group, no commits, committed records only.
+"""Reads the topic `events` from near its end and follows it: all partitions, no group, no commits, committed records
+only.
 
-In: the topic, and who takes what is read. Out: records in the order of each partition, first the `BACK` newest of each, then
-`caught_up`, then what comes. Whatever goes wrong is tried again with another consumer, from where the last one was, until `stop`.
-It writes nothing, and nothing is read before `start` or after `stop`.
+In: the topic, and a `Taker`. Out: records in the order of each partition, first the `BACK` newest of each, then
+`caught_up`, then new ones. After any failure, a new consumer continues from the last position, until `stop`. It writes
+nothing, and reads nothing before `start` or after `stop`.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ class Taker(Protocol):
     """Receives what is read."""
 
     def begins(self, positions: Mapping[int, int], trimmed: Sequence[int]) -> None:
-        """The first offsets that will be read; `trimmed`: partitions in which there are earlier ones."""
+        """The first offsets to be read; `trimmed`: partitions that have earlier ones."""
 
     def take(self, partition: int, records: Sequence[ConsumerRecord], position: int) -> None:
-        """The next records of one partition, maybe none, and the offset reading goes on from."""
+        """The next records of one partition, possibly none, and the offset at which reading continues."""
 
     def caught_up(self) -> None:
-        """All that was there at the start was taken."""
+        """Everything that was there at the start has been read."""
 
 
 class TopicReader:
@@ -67,18 +68,18 @@ class TopicReader:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin, in a task of its own."""
+        """Start reading, in a task."""
         self._task = asyncio.create_task(self._run(), name=f"live-{self._topic}")
 
     async def stop(self) -> None:
-        """End, and close the connections to the brokers."""
+        """Stop, and close the connections to the brokers."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
     async def ends(self) -> dict[int, int]:
-        """Where each partition ends now; empty if the brokers do not answer in time."""
+        """The present end of each partition; empty if the brokers do not answer in time."""
         consumer = self._consumer
         if consumer is None:
             return {}
@@ -119,7 +120,9 @@ class TopicReader:
         return consumer
 
     async def _seek(self, consumer: AIOKafkaConsumer) -> None:
-        """On from where the last one was; new partitions from near their end at the start, later from their beginning."""
+        """Continue from the last positions; new partitions begin near their end at the start, later at their
+        beginning.
+        """
         numbers = await partition_numbers(consumer, self._topic)
         if not numbers:
             raise KafkaError(f"topic {self._topic} does not exist")

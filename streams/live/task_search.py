@@ -1,7 +1,8 @@
-"""What became of one task: its events and its result, looked for on the topics.
+"""Searches the topics for the history of one task: its events and its result.
 
-In: a task id and how far back to look. Out: status, result and events; None if nothing is found. Only the partitions its keys
-can lie in are read, from the offset of that time on; one search at a time, each bounded in time; a bounded number waits.
+In: a task id and how far back to search. Out: status, result and events; None if nothing is found. Only the partitions
+of its possible keys are read, from the offset of that time on; one search at a time, each bounded in time; a bounded
+number waits.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ MAX_EVENTS = 1000
 
 
 class Busy(Exception):
-    """Too many wait already."""
+    """Too many searches wait already."""
 
 
 class TaskSearch:
@@ -46,7 +47,7 @@ class TaskSearch:
         self._waiting = 0
 
     async def find(self, task_id: str, since_ms: int) -> dict[str, Any] | None:
-        """What is known of the task since that time. Raises `Busy`, `TimeoutError`, `KafkaError`."""
+        """The task's history since that time. Raises `Busy`, `TimeoutError`, `KafkaError`."""
         if self._waiting >= MAX_WAITING:
             raise Busy(f"{self._waiting} searches wait already; one goes on at a time")
         self._waiting += 1
@@ -107,7 +108,7 @@ class _Search:
         return max(await partition_numbers(self._consumer, topic) or {0}) + 1
 
     async def _read(self, tps: Sequence[TopicPartition]) -> None:
-        """These partitions from the time on to their present ends."""
+        """Read these partitions from the time on to their present ends."""
         if not tps:
             return
         consumer = self._consumer

@@ -1,1 +1,1 @@
-"""What the plans processor is made of beside its rules: what may begin, what is published, memory, clock."""
+"""The plans role beside its rules: intake, outcomes, state, deadlines."""

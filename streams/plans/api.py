@@ -1,8 +1,8 @@
-"""A plan over HTTP, answered by any worker of the role: the owner of the plan's partition is asked.
+"""Plans over HTTP, at any worker of the role: it asks the owner of the plan's partition.
 
-In: GET requests. Out: JSON. That a plan is not known is only ever said by the owner of its partition; while that is not known,
-starts, reads what was there before, or does not answer within `ASK_TIMEOUT_S`, the answer is a 503 with the reason, after three
-such waits at most. One who is asked passes the request no further.
+In: GET requests. Out: JSON. Only the owner of the partition answers that a plan is unknown. While the owner is unknown,
+starts, reads earlier plans, or does not answer within `ASK_TIMEOUT_S`, the answer is a 503 with the reason, after at
+most three such waits. A worker that is asked passes the request no further.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class NotKnown(Exception):
 
 
 class PlansApi:
-    """The routes. `coordination` gives the worker's role `plans`, None while it has none. `token`: shown to other workers."""
+    """The routes. `coordination` returns the worker's role `plans`, None without one. `token`: sent to other
+    workers.
+    """
 
     def __init__(self, coordination: Callable[[], Coordination | None], token: Secret | None = None) -> None:
         self._coordination = coordination
@@ -48,7 +50,7 @@ class PlansApi:
         self._looking = asyncio.Lock()
 
     def routes(self) -> list[web.RouteDef]:
-        """What a web application serves."""
+        """The routes for the web application."""
         return [web.get("/api/v1/plans/{id:[^/]+}", self._plan), web.get(INTERNAL, self._part)]
 
     async def close(self) -> None:
@@ -57,7 +59,7 @@ class PlansApi:
             await self._session.close()
 
     async def _plan(self, request: web.Request) -> web.Response:
-        """A plan under way, or the result of one that ended lately."""
+        """A plan under way, or the result of one that ended recently."""
         plan_id = request.match_info["id"]
         try:
             role = self._role()
@@ -70,8 +72,9 @@ class PlansApi:
         return json_answer(orjson.Fragment(found) if isinstance(found, bytes) else found)
 
     async def _part(self, request: web.Request) -> web.Response:
-        """The same, asked by another worker: only of a partition that is open here. Group and partition say whose answer it
-        is."""
+        """The same for another worker: only for a partition that is open here. The answer names its group and
+        partition.
+        """
         plan_id, group = request.query.get("id", ""), request.query.get("group", "")
         try:
             role = self._role()
@@ -90,9 +93,8 @@ class PlansApi:
         return role
 
     async def _ask(self, role: Coordination, plan_id: str) -> dict[str, Any] | None:
-        """What the owner knows of the plan: at the address it published to the group, or else where the coordinator lists it.
-
-        Raises `NotKnown`.
+        """Ask the owner: at the address it published to the group, or else at the one the coordinator lists. Raises
+        `NotKnown`.
         """
         number = role.number(plan_id)
         published = role.owner(number)
@@ -107,7 +109,7 @@ class PlansApi:
         return await self._ask_at(now, role, number, plan_id)
 
     async def _look_up(self, role: Coordination) -> dict[int, str]:
-        """Asked of the coordinator seldom, however many ask here."""
+        """Ask the coordinator, at a limited rate for all requests together."""
         async with self._looking:
             clock = asyncio.get_running_loop()
             if clock.time() >= self._look_at:
@@ -140,7 +142,7 @@ class PlansApi:
 
 
 def _view(role: Coordination, plan_id: str) -> dict[str, Any] | bytes | None:
-    """Of a partition that is open here; None: there is no such plan. Raises `NotKnown`."""
+    """The plan, from a partition that is open here; None: there is no such plan. Raises `NotKnown`."""
     found = role.view(plan_id)
     if found is None and not role.is_caught_up(plan_id):
         raise NotKnown(f"recovering: the partition of plan {plan_id!r} has just moved here and still reads its plans")

@@ -1,7 +1,7 @@
 """One timer for all deadlines of a partition's plans.
 
-In: a plan's next deadline, epoch ms, whenever it may have moved. Out: `ring(name, now_ms)` when it is due, which answers with the
-next one or None. Whatever `ring` raises is logged and costs that plan its deadline, not the others theirs.
+In: a plan's next deadline, epoch ms, whenever it may have moved. Out: `ring(name, now_ms)` when it is due, which
+returns the next one or None. An error of `ring` is logged and costs only that plan its deadline.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SPARE = 1000
 
 
 class PlanClock:
-    """Deadlines by name: the earliest that was set holds, until it has rung."""
+    """Deadlines by name. The earliest one set holds until it has rung."""
 
     def __init__(self, wall_ms: Callable[[], int], ring: Callable[[str, int], int | None]) -> None:
         self._wall_ms = wall_ms
@@ -32,7 +32,7 @@ class PlanClock:
         self._stopped = False
 
     def set(self, name: str, due_ms: int) -> None:
-        """Ring for this one then, unless it rings before anyway."""
+        """Ring for this plan at that time, unless it rings earlier anyway."""
         known = self._due.get(name)
         if self._stopped or (known is not None and known <= due_ms):
             return
@@ -45,7 +45,7 @@ class PlanClock:
             self._wind()
 
     def forget(self, name: str) -> None:
-        """It is over."""
+        """Remove the plan's deadline."""
         self._due.pop(name, None)
 
     def stop(self) -> None:

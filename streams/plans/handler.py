@@ -58,7 +58,7 @@ class PlanHandler:
     """The plans of one partition."""
 
     def __init__(self, partition: PartitionProcessor, parts: PlanParts, kept: Iterable[bytes] = ()) -> None:
-        """`kept`: what earlier owners of this partition wrote to the state topic."""
+        """`kept`: records that earlier owners of this partition wrote to the state topic."""
         settings = parts.settings
         self._partition = partition
         self._parts = parts
@@ -84,39 +84,39 @@ class PlanHandler:
     # What the partition asks
 
     def room(self, source: str) -> bool:
-        """False for `plans` while as many, or as much, is under way as may be."""
+        """False for `plans` while the limit of plans under way, or of their bytes, is reached."""
         limits = self._parts.settings.plans
         return source != "plans" or (
             len(self._store.active) < limits.max_active and self._store.bytes < limits.max_active_bytes
         )
 
     def resting(self) -> int:
-        """No record waits here: a plan under way is remembered, its record is finished."""
+        """0: no record waits here. A plan under way is in the state; its record is finished."""
         return 0
 
     def running(self) -> int:
-        """Nothing runs here."""
+        """0: nothing is called here."""
         return 0
 
     def changes(self) -> list[Output]:
-        """What timers and cancel requests brought about, and what another owner would have to know."""
+        """Changes by timers and cancel requests, and the state for another owner."""
         pending, self._pending = self._pending, []
         return pending + self._store.changes()
 
     def explain(self, source: str, offset: int) -> dict[str, Any] | None:
-        """Records are finished as they are taken."""
+        """None: records are finished as they are taken."""
         return None
 
     def unblock(self, source: str, offsets: Sequence[int]) -> None:
-        """No record is kept here, so none keeps a commit behind."""
+        """Nothing to do: no record is kept here, so none holds back a commit."""
 
     def hold(self) -> None:
-        """Begin nothing by itself any more."""
+        """Start nothing without a record any more."""
         self._closed = True
         self._clock.stop()
 
     def close(self) -> None:
-        """The next owner goes on from what is committed."""
+        """The next owner continues from what is committed."""
         self.hold()
         self._parts.metrics.active.dec(len(self._store.active))
         self._store.active.clear()
@@ -124,7 +124,7 @@ class PlanHandler:
         self._pending.clear()
 
     def process(self, source: str, record: ConsumerRecord) -> None:
-        """One record: a plan to begin, or the end of a step."""
+        """Process one record: a plan to begin, or the end of a step."""
         if source == "results":
             active = self._store.by_key.get(record.key)
             if active is not None and self._guarded(active, source, record, (record.partition, record.offset)):
@@ -160,7 +160,7 @@ class PlanHandler:
     # What others ask
 
     def cancel(self, plan_id: str) -> None:
-        """A cancel of the plan was requested."""
+        """Cancel the plan."""
         active = self._store.active.get(plan_id)
         if active is not None and not self._closed and self._cancel_reason(active) is not None:
             due_ms = self._due(plan_id, self._parts.wall_ms())
@@ -168,7 +168,7 @@ class PlanHandler:
                 self._clock.set(plan_id, due_ms)
 
     def cancel_task(self, task_id: str) -> None:
-        """A cancel of this task was requested: if a plan here answers it, the plan ends."""
+        """This task was cancelled: if a plan here answers it, the plan ends."""
         self.cancel(plan_of(task_id))
 
     def _cancel_reason(self, active: Active, submitted_ms: int | None = None) -> str | None:
@@ -180,7 +180,7 @@ class PlanHandler:
         return why
 
     def view(self, plan_id: str) -> dict[str, Any] | bytes | None:
-        """What there is to see of a plan: of one that is over its result as JSON; None if it is not known here."""
+        """A plan as the page shows it; for one that has ended, its result as JSON; None if it is unknown here."""
         active = self._store.active.get(plan_id)
         return self._recent.get(plan_id) if active is None else view(active.run)
 
@@ -201,7 +201,7 @@ class PlanHandler:
             self._partition.touch()
 
     def _accept(self, record: SourceRecord) -> list[Output]:
-        """Begin a plan; or answer at once why not."""
+        """Begin a plan; or answer at once why it cannot begin."""
         data = decode_json(record.value, record.headers).data
         plan_id = id_of(data)
         moved = self._moved(record, plan_id)
@@ -232,7 +232,7 @@ class PlanHandler:
         return [*self._tell.began(active, actions, now_ms), *self._carry_out(active, actions, now_ms)]
 
     def _take_back(self, plan_id: str) -> None:
-        """It broke as it began: nothing of it was sent."""
+        """The plan failed as it began: nothing of it was sent."""
         active = self._store.active.get(plan_id)
         if active is not None:
             self._store.remove(active)
@@ -240,7 +240,7 @@ class PlanHandler:
             self._parts.metrics.active.dec()
 
     def _moved(self, record: SourceRecord, plan_id: str) -> Output | None:
-        """A plan that lies elsewhere than the results of its steps will is sent on once."""
+        """Forward a plan whose steps' results will be in another partition, once."""
         number = self._owner(plan_id)
         hops = own_header(record.headers, HOPS_HEADER) or 0
         if number == self._partition.number or hops >= MAX_HOPS:
@@ -251,9 +251,9 @@ class PlanHandler:
         return owner_partition(plan_id, self._parts.partition_count())
 
     def _step_moved(self, record: ConsumerRecord, place: tuple[int, int]) -> Output | None:
-        """The result of a step whose plan belongs to another partition since partitions were added; else None.
+        """Forward the result of a step whose plan belongs to another partition since partitions were added; else None.
 
-        Results of plain tasks have no planId: most are told apart without being decoded.
+        Results of plain tasks have no planId: most are recognised without being decoded.
         """
         if not record.key or not record.value or PLAN_ID_MARK not in record.value:
             return None
@@ -289,7 +289,7 @@ class PlanHandler:
             return False
 
     def _step_ended(self, active: Active, source: str, record: ConsumerRecord, place: tuple[int, int]) -> bool:
-        """Whether this record is the end of a step of this plan, and was taken as such. `place`: where its result lies."""
+        """Whether this record ends a step of this plan, and was applied. `place`: where its result is."""
         run = active.run
         try:
             data = decode_json(record.value, record.headers).data
@@ -339,7 +339,7 @@ class PlanHandler:
         return marked(active, outputs)
 
     def _send(self, run: PlanRun, start: Start, limit: int, outputs: list[Output], now_ms: int) -> End | None:
-        """A step's task; or, if there can be none, the step's end."""
+        """The task of a step; or the step's end, if there can be no task."""
         try:
             task = run.task(start.path)
             value = dumps(task)
@@ -375,15 +375,16 @@ class PlanHandler:
     # Time
 
     def _by_itself(self, active: Active, actions: list[Action], now_ms: int) -> None:
-        """Something happened that no record brought about: it is committed with the next commit."""
+        """A change without a record: it is committed with the next commit."""
         if actions:
             self._store.touch(active)
             self._pending += self._carry_out(active, actions, now_ms)
             self._partition.touch()
 
     def _due(self, plan_id: str, now_ms: int) -> int | None:
-        """A deadline of this plan may have come, or it is cancelled; when to look again. Steps that ended while the partition
-        had no owner are heard first."""
+        """A deadline of this plan may have come, or it is cancelled. Returns when to check again. Steps that ended
+        while the partition had no owner are applied first.
+        """
         active = self._store.active.get(plan_id)
         if active is None:
             return None

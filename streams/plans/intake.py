@@ -1,7 +1,7 @@
 """From a record on `plans` to a plan that can begin, or the reason why it cannot.
 
-In: the bytes and headers of a record. Out: an `Active` plan; `Refused` where there is an id to answer to, `Rejected` where there
-is none; or the partition it has to be sent on to. It writes nothing and begins nothing.
+In: the bytes and headers of a record. Out: an `Active` plan; `Refused` if it has an id to answer to, `Rejected` if not;
+or the partition to forward it to. It writes nothing and begins nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from streams.rules.tracing.trace import trace_of
 
 
 class Refused(Exception):
-    """A plan that cannot be run, and is answered with this."""
+    """A plan that cannot run, and the error it is answered with."""
 
     def __init__(self, code: ErrorCode, reason: str) -> None:
         super().__init__(reason)
@@ -31,7 +31,7 @@ class Refused(Exception):
 
 
 def id_of(data: Any) -> str:
-    """A plan's id. Raises `Rejected` when there is none: then no result can be addressed."""
+    """A plan's id. Raises `Rejected` without one: no result could be addressed."""
     if not isinstance(data, dict):
         raise Rejected("validate", f"value: must be a JSON object, not {shown(data)}")
     name = data.get("id")
@@ -41,7 +41,8 @@ def id_of(data: Any) -> str:
 
 
 def place_of_step(record: SourceRecord) -> tuple[int, int] | None:
-    """Of a record that carries the result of a step from another partition: where that lies. None: it is a plan.
+    """For a record that carries a step's result from another partition: where that result is. None: the record is a
+    plan.
 
     >>> place_of_step(SourceRecord("plans", 0, 2, None, b"", (("parallax-step", b"3/17"),)))
     (3, 17)
@@ -74,7 +75,7 @@ def opened(
 
 
 def _with_deadline(data: dict[str, Any], record: SourceRecord, now_ms: int) -> dict[str, Any]:
-    """The plan with `metadata.expiresIn` as a deadline: a restart must not count it anew."""
+    """The plan with `metadata.expiresIn` turned into a deadline: a restart must not begin it again."""
     metadata = data.get("metadata")
     given = metadata.get("expiresIn") if isinstance(metadata, dict) else None
     if given is None or not isinstance(metadata, dict):

@@ -1,8 +1,8 @@
-"""The plans of one partition, and what must not be forgotten of them when it moves to another worker.
+"""The plans of one partition, and their state that moves with it to another worker.
 
-In: the state topic's records of this partition; then what happens to the plans. Out: what changed since the last commit, as
-records of the state topic for the same transaction: a plan's beginning once, its steps in chunks, tombstones when it is over.
-A record that cannot be understood is passed over: it costs the plan it belongs to (it ends as failed).
+In: the state topic's records of this partition; then changes of the plans. Out: what changed since the last commit, as
+records of the state topic for the same transaction: a plan's beginning once, its steps in chunks, tombstones at its
+end. An unreadable record is skipped; the plan it belongs to ends as failed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ PARTS = 8
 
 @dataclass(slots=True)
 class Active:
-    """A plan under way. `plan_json`: as it was sent; None once it lies on the state topic."""
+    """A plan under way. `plan_json`: as it was sent; None once it is on the state topic."""
 
     run: PlanRun
     place: tuple[int, int]
@@ -64,12 +64,12 @@ class Active:
 
 
 def anything_under_way(values: Iterable[bytes], app: str) -> bool:
-    """Whether the state topic's partition tells of a plan of this application that may still wait for results.
+    """Whether the state topic's partition has a plan of this application that may still wait for results.
 
-    If not, and the group never committed here, the results that lie there already are no plan's: they are of plans that are over,
-    of other applications, or of plain tasks. A plan that this owner accepts sends its tasks only afterwards. If a plan is
-    remembered though no offset is (they expire), its steps may have ended meanwhile: then `results` must be read from the
-    beginning. What cannot be understood may be such a plan.
+    If not, and the group never committed here, the existing results belong to no such plan, but to plans that have
+    ended, to other applications, or to plain tasks. A plan that this owner accepts sends its tasks only afterwards. If
+    there is a plan although offsets are missing (they expire), its steps may have ended meanwhile: `results` must then
+    be read from the beginning. An unreadable record may be such a plan.
     """
     for value in values:
         try:
@@ -82,7 +82,7 @@ def anything_under_way(values: Iterable[bytes], app: str) -> bool:
 
 
 class PlanStore:
-    """Plans by id, and the ids of those that are over. `lost`: plans whose memory cannot be understood any more."""
+    """Plans by id, and the ids of plans that have ended. `lost`: plans whose state is unreadable."""
 
     def __init__(
         self,
@@ -94,7 +94,9 @@ class PlanStore:
         max_ids: int,
         owns: Callable[[str], bool] = lambda _: True,
     ) -> None:
-        """`owns`: whether a plan id belongs to this partition. Rows of plans that went to an added partition stay here."""
+        """`owns`: whether a plan id belongs to this partition. Rows of plans that moved to an added partition stay
+        here.
+        """
         self.active: dict[str, Active] = {}
         self.by_key: dict[bytes, Active] = {}
         # A plan must be remembered longer than its steps: sent again too soon, its steps would be duplicates without an answer.
@@ -126,12 +128,12 @@ class PlanStore:
         active.held = holds
 
     def touch(self, active: Active) -> None:
-        """Something happened to it."""
+        """The plan has changed."""
         self._changed[active.run.plan.id] = active
         self._count(active)
 
     def remove(self, active: Active) -> None:
-        """It is over."""
+        """The plan has ended."""
         name = active.run.plan.id
         del self.active[name], self.by_key[name.encode()]
         self._changed.pop(name, None)
@@ -139,7 +141,7 @@ class PlanStore:
         self._gone += active.keys
 
     def changes(self) -> list[Output]:
-        """What changed since the last time this was asked."""
+        """What changed since the last call."""
         now_ms = self._wall_ms()
         outputs: list[Output] = []
         for active in self._changed.values():

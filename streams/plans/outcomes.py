@@ -1,7 +1,7 @@
-"""What is published of a plan: its start, its progress, its end, or why it was refused; and the metrics beside that.
+"""Publishes what happens to a plan: its start, its progress, its end, or why it was refused; and counts metrics.
 
-In: a plan, and what happened to it. Out: records for the transaction; progress goes out at once. A plan that answers a task
-reports the task and not itself. It decides nothing and holds nothing.
+In: a plan, and what happened to it. Out: records for the transaction; progress is sent at once. For a plan that answers
+a task, the task is reported and not the plan. It decides nothing and holds nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class PlanOutcomes:
         self._parts = parts
 
     def began(self, active: Active, actions: Sequence[Action], now_ms: int) -> list[Output]:
-        """It was accepted, and these are its first actions. A task whose pattern cannot begin never started."""
+        """The plan was accepted, and these are its first actions. A task whose pattern cannot begin never started."""
         plan, origin, recorder = active.run.plan, active.origin, self._parts.recorder
         if origin is None:
             data: dict[str, Any] = {"planId": plan.id, "kind": plan.kind, "tasks": len(plan.steps)}
@@ -42,7 +42,7 @@ class PlanOutcomes:
         return marked(active, [recorder.event("task:started", origin.task.id, data, now_ms)])
 
     def progressed(self, active: Active, now_ms: int) -> None:
-        """Best effort: for every step of a small plan, for every twentieth part of a large one."""
+        """Best effort: for every step of a small plan, for every twentieth of a large one."""
         graph = active.run.graph
         if active.run.over or graph.done - active.published_steps < max(1, len(graph.ends) // PROGRESS_PARTS):
             return
@@ -53,7 +53,7 @@ class PlanOutcomes:
         self._parts.emit(event)
 
     def ended(self, active: Active, over: Over, now_ms: int) -> tuple[list[Output], bytes]:
-        """Its end; and what its page shows from now on, as JSON."""
+        """The plan's end, and the JSON that its page shows from now on."""
         run, metrics = active.run, self._parts.metrics
         metrics.plans.labels(over.verdict.status).inc()
         metrics.active.dec()
@@ -67,7 +67,7 @@ class PlanOutcomes:
     def refused(
         self, plan_id: str, data: Mapping[str, Any], origin: OriginTask | None, code: str, reason: str, now_ms: int
     ) -> tuple[list[Output], bytes]:
-        """It cannot be run; outputs and page as of an end."""
+        """The plan cannot run; outputs and page as for an end."""
         self._parts.metrics.plans.labels("failure").inc()
         wire = refused(plan_id, likely_kind(data), code, reason, now_ms)
         if origin is None:
@@ -82,13 +82,13 @@ class PlanOutcomes:
         return [self._parts.recorder.duplicate(record, origin.task.id, now_ms)]
 
     def rejected(self, record: SourceRecord, rejected: Rejected, now_ms: int) -> list[Output]:
-        """A record that is no plan."""
+        """The record is not a plan."""
         self._parts.metrics.dead_letters.inc()
         return self._parts.recorder.dead_letter(record, rejected.stage, rejected.reason, now_ms)
 
 
 def why_stopped(run: PlanRun) -> str:
-    """What the cancel request says that ends a step's task."""
+    """The reason in the cancel request that ends a step's task."""
     if run.over is None:
         return "its pattern has ended"
     if run.over.verdict.status == "success":

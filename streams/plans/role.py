@@ -1,6 +1,7 @@
-"""The worker's role `plans`, put together: its group, its table of cancel requests, its events, the page of a plan.
+"""Assembles the worker's role `plans`: its group, its table of cancel requests, its events, the plans' API.
 
-In: what the worker has found out. Out: an engine whose partitions are `PlanHandler`s. Nothing here decides about a plan.
+In: what the worker found at the broker. Out: an engine whose partitions are `PlanHandler`s. It decides nothing about a
+plan.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ WRAPPING_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Coordination:
-    """Which worker coordinates which plan, and what there is to see of those that this one does."""
+    """Which worker coordinates which plan, and the state of this worker's plans."""
 
     engine: Engine[PlanHandler]
     partition_count: Callable[[], int]
@@ -50,11 +51,11 @@ class Coordination:
         return owner_partition(plan_id, self.partition_count())
 
     def owner(self, number: int) -> str | None:
-        """Where the owner of a partition number answers; None while partitions move, or when it is not known."""
+        """The address of a partition number's owner; None during a rebalance, or if unknown."""
         return self.addresses.owner(number) if self.engine.assigned.is_set() else None
 
     def workers(self) -> set[str]:
-        """Where the owners of all partitions answer, as far as that is known."""
+        """The known addresses of all partitions' owners."""
         numbers = range(self.partition_count())
         return {address for number in numbers if (address := self.owner(number)) is not None}
 
@@ -63,20 +64,22 @@ class Coordination:
         return self.engine.handler(self.number(plan_id))
 
     def view(self, plan_id: str) -> dict[str, Any] | bytes | None:
-        """What the plan's partition knows of it: a dict, or its result as JSON. None: not known, or its partition is
-        elsewhere."""
+        """The plan as its partition knows it: a dict, or its result as JSON. None: unknown, or its partition is
+        elsewhere.
+        """
         handler = self.handler_of(plan_id)
         return None if handler is None else handler.view(plan_id)
 
     def is_caught_up(self, plan_id: str) -> bool:
-        """Whether the plan's partition, open here, has read every plan that was there when it opened: a worker that was killed
-        may have shown some of them before it committed anything of them."""
+        """Whether the plan's partition, open here, has read every plan that was there when it opened: a worker that was
+        killed may have shown some of them before it committed anything of them.
+        """
         processor = self.engine.processors.get(self.number(plan_id))
         return processor is not None and processor.caught_up("plans")
 
 
 class PlansRole(EngineRole[PlanHandler]):
-    """Plans: their coordinator."""
+    """The role that coordinates plans."""
 
     name = "plans"
 

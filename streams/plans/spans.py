@@ -1,7 +1,7 @@
-"""The spans of one partition's plans, if tracing is on: begun with a plan, ended by the commit of its result.
+"""The trace spans of one partition's plans: begun with a plan, ended by the commit of its result.
 
-In: plans and records as they begin and end. Out: spans, and `traceparent` on the records that belong to them. Without a `Tracing`
-nothing is done here.
+In: plans and records as they begin and end. Out: spans, and `traceparent` on the records that belong to them. Without a
+`Tracing` it does nothing.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
 
 
 class PlanSpans:
-    """`tracing`: who makes them."""
+    """`tracing`: makes the spans."""
 
     def __init__(self, tracing: Tracing | None, partition: PartitionProcessor) -> None:
         self._tracing = tracing
         self._partition = partition
 
     def begin(self, active: Active) -> None:
-        """A plan begins here, or goes on here."""
+        """A plan begins or continues here."""
         if self._tracing is not None:
             origin = active.origin
             active.span = self._tracing.plan(active.run, active.place, None if origin is None else origin.task.target)
 
     def over(self, active: Active, over: Over) -> None:
-        """It has ended."""
+        """The plan has ended."""
         if active.span is not None:
             active.span.note(plan_ending(over.verdict.status, over.verdict.error, over.outcome.confidence))
             self._partition.afterwards(active.span.close)
 
     def unbegun(self, record: SourceRecord | None, ending: Ending, outputs: list[Output]) -> list[Output]:
-        """A record whose plan was not begun, and what is written of that."""
+        """A record whose plan was not begun, and the outputs for it."""
         if self._tracing is not None and record is not None:
             span: WorkSpan = self._tracing.record(record)
             span.note(ending)
@@ -49,7 +49,7 @@ class PlanSpans:
 
 
 def marked(active: Active, outputs: list[Output]) -> list[Output]:
-    """These, with the span of their plan on them."""
+    """The outputs, with the span of their plan."""
     if active.span is not None:
         active.span.stamp(*outputs)
     return outputs

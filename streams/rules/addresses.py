@@ -1,4 +1,4 @@
-"""Where workers tell each other that they can be reached, and which addresses only this machine reaches. Pure."""
+"""The address that a worker publishes to other workers, and which addresses only this machine reaches. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import ipaddress
 
 
 def advertised(configured: str | None, bound: str, hostname: str) -> str:
-    """Where other workers reach this one: as configured (port 0: the bound one), else where it listens; by name if everywhere.
+    """A worker's address for other workers: as configured (port 0: the bound one), else the one it listens on; the
+    host's name if it listens everywhere.
 
     >>> advertised(None, "0.0.0.0:5", "w1"), advertised(None, "127.0.0.1:5", "w1"), advertised("10.0.0.7:0", "[::]:5", "w1")
     ('w1:5', '127.0.0.1:5', '10.0.0.7:5')
@@ -18,7 +19,7 @@ def advertised(configured: str | None, bound: str, hostname: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, without port, means this machine whatever a name server says.
+    """Whether a host, without port, is this machine regardless of name servers.
 
     >>> [is_loopback(host) for host in ("localhost", "127.0.0.1", "[::1]", "evil.example", "0.0.0.0", "")]
     [True, True, True, False, False, False]

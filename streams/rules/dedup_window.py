@@ -1,8 +1,9 @@
-"""Which task ids were answered lately: a task sent twice is answered once. Pure.
+"""Recently answered task ids: a task sent twice is answered once. Pure.
 
-In: ids as digests, with the wall clock in ms. Out: whether one was seen; and, for the state topic, what was added since, as
-chunks in a ring of slots. Bounded by number and by age: the oldest go first, a quarter at a time. Ten bytes an id in memory
-and on the topic: two ids share a digest with a probability of 2e-18 a task at 2 million ids.
+In: ids as digests, with the wall clock in ms. Out: whether an id was added before; and, for the state topic, what was
+added since, as chunks in a ring of slots. Bounded by number and by age: the oldest are dropped first, a quarter at a
+time. An id takes ten bytes in memory and on the topic: at 2 million ids, two share a digest with a probability of 2e-18
+a task.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _REST = DIGEST_BYTES - 1
 
 
 def digest(scope: str, task_id: str) -> bytes:
-    """What is remembered of a task id. `scope`: the agent whose task it is; empty: any agent's.
+    """The digest of a task id. `scope`: the task's agent; empty: any agent.
 
     >>> len(digest("a1", "t1")), digest("a1", "t1") == digest("a2", "t1")
     (10, False)
@@ -32,7 +33,7 @@ def digest(scope: str, task_id: str) -> bytes:
 
 
 class Chunk(NamedTuple):
-    """Digests, joined, in the order they were added. `sequence` grows by one with each chunk that is full."""
+    """Digests, joined, in the order they were added. `sequence` grows by one with each full chunk."""
 
     sequence: int
     digests: bytes
@@ -43,7 +44,7 @@ def _bucket(digest: bytes) -> int:
 
 
 class _Generation:
-    """Digests that are forgotten together; kept by their first ten bits, so that a search looks through a few hundred bytes."""
+    """Digests that expire together, grouped by their first ten bits: a look-up scans a few hundred bytes."""
 
     __slots__ = ("buckets", "count", "first_ms", "last_ms")
 
@@ -95,7 +96,9 @@ class DedupWindow:
         )  # in slow traffic each part of the window ends with a small chunk
 
     def has(self, digest: bytes, now_ms: int | None = None) -> bool:
-        """Whether it was added and is not forgotten. `now_ms`: and its time has not passed; without it the newest stay known."""
+        """Whether the id was added and is not forgotten. `now_ms`: its time has not passed either; without it the
+        newest stay known.
+        """
         return any(
             generation.has(digest)
             for generation in self._generations
@@ -103,7 +106,7 @@ class DedupWindow:
         )
 
     def add(self, digest: bytes, now_ms: int) -> None:
-        """Remember it, and put it into the next `flush`."""
+        """Add an id, also to the next `flush`."""
         if not self._fresh:
             if self._tail and (now_ms - self._tail_ms) * self._parts >= self._window_ms:
                 self._sequence += 1  # a chunk is as old as its newest id: the old ones must not become young with it
@@ -114,7 +117,7 @@ class DedupWindow:
         self._keep(digest, now_ms)
 
     def flush(self) -> Chunk | None:
-        """The chunk to write, with all that was added since the last one; None if nothing was."""
+        """The chunk to write, with everything added since the last one; None if nothing was."""
         if not self._fresh:
             return None
         chunk = Chunk(self._sequence, self._tail + b"".join(self._fresh))
@@ -126,7 +129,9 @@ class DedupWindow:
         return chunk
 
     def restore(self, chunks: Iterable[tuple[Chunk, int]]) -> None:
-        """Take up what an earlier owner wrote: chunks with the time of writing, in any order. Into an empty memory only."""
+        """Load what an earlier owner wrote: chunks with the time of writing, in any order. Only into an empty
+        window.
+        """
         ordered = sorted(chunks)
         for chunk, at_ms in ordered:
             for at in range(0, len(chunk.digests), DIGEST_BYTES):

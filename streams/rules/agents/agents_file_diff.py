@@ -1,8 +1,8 @@
-"""A file of agents against the registry: what to write so that the registry says what the file says. Pure.
+"""Compares a file of agents with the registry: what to write so that they agree. Pure.
 
-In: the file's bytes (TOML, one table `[agents.ID]` per agent with the fields of an AgentRegistration), the registry. Out: the
-registrations and removals that are missing; none if there is nothing to do, so that many workers may ask. What the file
-registered bears a mark in its metadata; only what bears it is ever removed. It reads no file and writes no record.
+In: the file's bytes (TOML, one table `[agents.ID]` per agent with the fields of an AgentRegistration), the registry.
+Out: the missing registrations and removals; none if there is nothing to do, so many workers may compare. Registrations
+from the file have a mark in their metadata; only those are ever removed. It reads no file and writes no record.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ MAX_AGENTS = 100_000
 
 
 class AgentsFileError(ValueError):
-    """The file is none. The message is one line and names the agent and the field."""
+    """The file is invalid. The message is one line and names the agent and the field."""
 
 
 def parse(content: bytes, mark: str) -> dict[str, AgentRegistration]:
-    """Every agent of the file by id, marked. Raises `AgentsFileError`.
+    """Every agent of the file by id, with the mark. Raises `AgentsFileError`.
 
     >>> parse(b'[agents.a]\\nendpoint = "http://h"', "me")["a"].metadata
     {'registeredBy': 'me'}

@@ -1,7 +1,8 @@
-"""Whose is a dialled-in agent? What the topic `agents` says against what a worker holds. Pure.
+"""Which worker holds a dialled-in agent: the topic `agents` compared with a worker's own connection. Pure.
 
-In: a worker's claim (it holds the agent's stream, and wrote a record that says so) and another record of the same agent. Out:
-what to do about it. The order of the records on the topic decides, since every worker sees the same; no clock does.
+In: a worker's claim (it holds the agent's stream, and wrote a record about it) and another record of the same agent.
+Out: what to do about it. The order of the records on the topic decides, since every worker sees the same; no clock
+does.
 """
 
 from __future__ import annotations
@@ -28,19 +29,21 @@ Verdict = Literal["ours", "older", "taken", "removed", "again"]
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a record lies on the topic."""
+    """The position of a record on the topic."""
 
     partition: int
     offset: int
 
     def before(self, other: Position) -> bool:
-        """Whether it is older for certain."""
+        """Whether it is certainly older."""
         return self.partition == other.partition and self.offset < other.offset
 
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """The section's content. `status`: healthy, degraded, draining or away; `why` it is away, for the event that reports it."""
+    """The content of `metadata.gateway`. `status`: healthy, degraded, draining or away; `why`: why it is away, for the
+    event.
+    """
 
     address: str
     node: str
@@ -49,13 +52,13 @@ class Where:
     why: str = ""
 
     def wire(self) -> dict[str, str]:
-        """As it lies in the record."""
+        """Its form in the record."""
         found = {"address": self.address, "node": self.node, "key": self.key, "status": self.status}
         return found | {"why": self.why} if self.why else found
 
 
 def where_of(agent: AgentRegistration | None) -> Where | None:
-    """Where a record says that its agent is connected, or was last; None if it says nothing of the kind.
+    """Where the record says that its agent is, or last was, connected; None if it does not say.
 
     >>> where_of(AgentRegistration(id="a", endpoint="gateway://a")) is None
     True
@@ -69,7 +72,7 @@ def where_of(agent: AgentRegistration | None) -> Where | None:
 
 
 def takes_tasks(agent: AgentRegistration) -> bool:
-    """Whether a task that names no agent may go to this one: false for one that dials in, and is away or leaving.
+    """Whether the agent may get a task that names no agent: false for one that dials in and is away or leaving.
 
     >>> takes_tasks(AgentRegistration(id="a", endpoint="gateway://a")), takes_tasks(AgentRegistration(id="b", endpoint="http://h"))
     (False, True)
@@ -79,7 +82,7 @@ def takes_tasks(agent: AgentRegistration) -> bool:
 
 
 def connected(agent: AgentRegistration | None) -> bool | None:
-    """Whether one that dials in is there, so far as its record says; None for an agent that is called at an address.
+    """Whether an agent that dials in is connected, by its record; None for an agent that is called at an address.
 
     >>> connected(AgentRegistration(id="a", endpoint="gateway://a")), connected(AgentRegistration(id="b", endpoint="http://h"))
     (False, None)
@@ -91,7 +94,8 @@ def connected(agent: AgentRegistration | None) -> bool | None:
 
 
 def judge(key: str, place: Position | None, record: AgentRegistration | None, at: Position, mark: str) -> Verdict:
-    """What a record means for the connection `key`, whose own record lies at `place` (None: not known yet). `mark`: its header.
+    """What a record means for the connection `key`, whose own record is at `place` (None: not known yet). `mark`: its
+    header.
 
     >>> judge("k1", Position(0, 5), None, Position(0, 9), "gone"), judge("k1", Position(0, 5), None, Position(0, 9), "")
     ('again', 'removed')
@@ -116,9 +120,10 @@ def compose(
     where: Where,
     base: AgentRegistration | None,
 ) -> dict[str, Any]:
-    """The registration of an agent that dialled in, as it goes on the topic. Raises ValueError: its metadata is too large.
+    """The registration of an agent that dialled in. Raises ValueError: its metadata is too large.
 
-    What an operator gave under this id stays: limits, breaker, auth, and metadata the agent does not give itself.
+    Fields that an operator set under this id are kept: limits, breaker, auth, and metadata that the agent does not set
+    itself.
     """
     if sum(len(key) + len(value) for key, value in metadata.items()) > MAX_METADATA:
         raise ValueError(f"metadata: has more than {MAX_METADATA} characters")

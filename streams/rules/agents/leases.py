@@ -1,11 +1,11 @@
 """Leases of agents that registered themselves: granted, renewed, ended, forgotten. Pure.
 
-A lease lies in its registration on the topic `agents`, under `metadata.lease`, so any worker can renew it and none needs to
-outlive it. In: registrations and the wall clock, epoch ms. Out: leases and what is to be done about them.
+A lease is part of its registration on the topic `agents`, under `metadata.lease`: any worker can renew it, and it
+outlives every worker. In: registrations and the wall clock, epoch ms. Out: leases and what to do about them.
 
-A lease that ran out is first *over* (its agent is asked, if it wished to be renewed without asking), then *ended*: the agent is
-unregistered for everybody, but its registration is remembered for a day, and a renewal brings it back. Agents there are register
-once and renew for ever; one that was cut off from us for a while must not be lost until it is started again.
+A lease that ran out is first *over* (with `auto_renew`, the agent's health is checked), then *ended*: the agent is
+unregistered for all, but its registration is remembered for a day, and a renewal brings it back. Existing agents
+register once and renew forever; one that was disconnected for a while must not be lost until its next start.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ State = Literal["live", "over", "ended", "forgotten"]
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """`expires_ms`, `ended_ms`: epoch ms. `auto_renew`: at its end the agent is asked, and renewed if it is well."""
+    """`expires_ms`, `ended_ms`: epoch ms. `auto_renew`: at the lease's end the agent's health is checked, and the lease
+    renewed if it is healthy.
+    """
 
     id: str
     ttl_ms: int
@@ -35,7 +37,7 @@ class Lease:
     ended_ms: int | None = None
 
     def wire(self) -> dict[str, Any]:
-        """As it lies in `metadata.lease`."""
+        """Its form in `metadata.lease`."""
         found: dict[str, Any] = {"id": self.id, "ttl": self.ttl_ms, "expires": self.expires_ms}
         if self.auto_renew:
             found["autoRenew"] = True
@@ -45,7 +47,7 @@ class Lease:
 
 
 def grant(agent_id: str, token: str, ttl_ms: int, auto_renew: bool, now_ms: int) -> Lease:
-    """A new lease. `ttl_ms` 0: the default; else at least a second, at most a week. `token`: unlike any other.
+    """A new lease. `ttl_ms` 0: the default; else at least a second, at most a week. `token`: a unique text.
 
     >>> grant("a1", "x7", 0, False, 1_000_000)
     Lease(id='x7.a1', ttl_ms=60000, expires_ms=1060000, auto_renew=False, ended_ms=None)
@@ -55,7 +57,7 @@ def grant(agent_id: str, token: str, ttl_ms: int, auto_renew: bool, now_ms: int)
 
 
 def agent_of(lease_id: str) -> str:
-    """Whose lease that is.
+    """The agent whose lease has this id.
 
     >>> agent_of("x7.a.1")
     'a.1'
@@ -64,13 +66,13 @@ def agent_of(lease_id: str) -> str:
 
 
 def renewed(lease: Lease, ttl_ms: int, now_ms: int) -> Lease:
-    """The lease from now on, alive again if it had ended. `ttl_ms` 0: as it was."""
+    """The lease renewed from now on, active again if it had ended. `ttl_ms` 0: unchanged."""
     ttl_ms = _bounded(ttl_ms) if ttl_ms > 0 else lease.ttl_ms
     return replace(lease, ttl_ms=ttl_ms, expires_ms=max(lease.expires_ms, now_ms + ttl_ms), ended_ms=None)
 
 
 def worth_writing(old: Lease, new: Lease) -> bool:
-    """Whether a renewal gains enough: one that comes right after another is answered without a record.
+    """Whether a renewal extends the lease enough for a record; one directly after another is answered without one.
 
     >>> lease = Lease("x.a", 60_000, 100_000)
     >>> worth_writing(lease, renewed(lease, 0, 41_000)), worth_writing(lease, renewed(lease, 0, 50_000))
@@ -87,7 +89,7 @@ def ended(lease: Lease, now_ms: int) -> Lease:
 
 
 def state(lease: Lease, now_ms: int, since_ms: int) -> State:
-    """What is to be done. `since_ms`: since when a worker has been there to renew it with.
+    """What to do about the lease. `since_ms`: since when a worker has been available for renewals.
 
     >>> lease = Lease("x.a", 60_000, 100_000)
     >>> [state(lease, now, 0) for now in (102_000, 102_001)], state(lease, 102_001, since_ms=90_000)
@@ -99,7 +101,7 @@ def state(lease: Lease, now_ms: int, since_ms: int) -> State:
 
 
 def lease_of(agent: AgentRegistration) -> Lease | None:
-    """The lease in a registration; None: it has none, and stays until it is removed.
+    """The lease in a registration; None without one: the agent stays until it is removed.
 
     >>> lease_of(AgentRegistration(id="a", endpoint="http://h", metadata={"lease": {"id": 3}})) is None
     True
@@ -127,13 +129,13 @@ def with_lease(agent: AgentRegistration, lease: Lease) -> AgentRegistration:
 
 
 def is_ended(agent: AgentRegistration) -> bool:
-    """Whether the registration is only remembered."""
+    """Whether the lease has ended and the registration is only remembered."""
     lease = lease_of(agent)
     return lease is not None and lease.ended_ms is not None
 
 
 def only_renewed(old: AgentRegistration, new: AgentRegistration) -> bool:
-    """Whether nothing but the time of the lease changed, which concerns the lease alone."""
+    """Whether only the lease's time changed."""
     before, after = lease_of(old), lease_of(new)
     if before is None or after is None or before.id != after.id:
         return False

@@ -1,7 +1,7 @@
-"""Registrations as the gRPC registry speaks of them, to and from those on the topic `agents`. Pure.
+"""Converts registrations between the gRPC registry and the topic `agents`. Pure.
 
-In: protocol buffers, the registration there was before, the caller's address. Out: `AgentRegistration`s, pages, watch events.
-An agent's `host:port` becomes `grpc://host:port`; version, region, labels and default confidence go to `metadata`.
+In: protocol buffers, the earlier registration, the caller's address. Out: `AgentRegistration`s, pages, watch events. An
+agent's `host:port` becomes `grpc://host:port`; version, region, labels and default confidence become `metadata`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
 def from_wire(said: pb.AgentRegistration, old: AgentRegistration | None, peer: str, now_ms: int) -> AgentRegistration:
-    """What an agent says of itself, without a lease. Raises `Rejected`.
+    """The registration that an agent sent, without a lease. Raises `Rejected`.
 
-    `old`: what is registered under that id. Limits set by hand are kept; so is its secret, but only for the same address,
-    or another server that registers under its name would receive it. `peer`: where the request came from, as gRPC writes
-    it.
+    `old`: the earlier registration of that id. Its limits are kept; its secret only for the same address, since
+    otherwise another server could register under the name and receive the secret. `peer`: the source of the request, in
+    gRPC's form.
     """
     if not said.id:
         raise Rejected("validate", "id: is missing")
@@ -60,8 +60,8 @@ def from_wire(said: pb.AgentRegistration, old: AgentRegistration | None, peer: s
 
 
 def address(endpoint: str, peer: str) -> str:
-    """`grpc://host:port`. An agent that knows no host of its own is where its request came from; so is one that says localhost
-    from another machine, as existing agents do. Raises `Rejected`.
+    """`grpc://host:port`. Without a host, or with localhost from another machine, as existing agents send, the host is
+    the source of the request. Raises `Rejected`.
 
     >>> address("agent:7000", ""), address("0.0.0.0:7000", "ipv4:10.0.0.7:51000"), address("grpcs://a:1", "")
     ('grpc://agent:7000', 'grpc://10.0.0.7:7000', 'grpcs://a:1')
@@ -90,7 +90,9 @@ def _host_of(peer: str) -> str:
 
 
 def to_wire(agent: AgentRegistration) -> pb.AgentRegistration:
-    """A registration as the registry returns it; endpoints that are not gRPC's keep their scheme. The lease's id is left out."""
+    """A registration as the registry returns it; endpoints of other protocols keep their scheme. The lease's id is left
+    out.
+    """
     metadata = agent.metadata or {}
     said = pb.AgentRegistration(
         id=agent.id,
@@ -123,7 +125,7 @@ def labels_of(agent: AgentRegistration) -> dict[str, str]:
 
 
 def has_all(agent: AgentRegistration, capabilities: Sequence[str]) -> bool:
-    """Whether it can do all of that."""
+    """Whether the agent has all of these capabilities."""
     return all(capability in agent.capabilities for capability in capabilities)
 
 
@@ -138,7 +140,7 @@ class Page:
 
     @classmethod
     def of(cls, request: pb.ListAgentsRequest) -> Page:
-        """What is asked for. Raises `Rejected`."""
+        """The requested page. Raises `Rejected`."""
         if request.limit < 0:
             raise Rejected("validate", "limit: must not be negative")
         limit = min(request.limit or DEFAULT_PAGE, MAX_PAGE)
@@ -159,7 +161,7 @@ class Page:
 def change(
     before: AgentRegistration | None, after: AgentRegistration | None, capabilities: Sequence[str]
 ) -> tuple[pb.WatchEvent.Type, AgentRegistration | None]:
-    """The event for a watcher of agents with those capabilities; no agent: none.
+    """The event for a watcher of agents with those capabilities; None for an agent without them.
 
     >>> agent = AgentRegistration(id="a", endpoint="grpc://h:1", capabilities=["c"])
     >>> [pb.WatchEvent.Type.Name(change(*pair, ["c"])[0]) for pair in ((None, agent), (agent, agent), (agent, None))]
@@ -173,12 +175,12 @@ def change(
 
 
 def duration_ms(duration: Duration) -> int:
-    """Milliseconds; 0: none was given."""
+    """Milliseconds; 0 without a duration."""
     return max(0, duration.ToMilliseconds())
 
 
 def timestamp(now_ms: int) -> Timestamp:
-    """Epoch milliseconds as protocol buffers have it."""
+    """Epoch milliseconds as a protobuf timestamp."""
     found = Timestamp()
     found.FromMilliseconds(now_ms)
     return found

@@ -1,8 +1,8 @@
-"""Dead letters: where one came from and why, and the record that sends it back. Pure.
+"""Dead letters: origin and reason, and the record that replays one. Pure.
 
-In: key, value and headers of a record on a `dlq.*` topic, written by us, a Kafka 4.4 broker, Connect, Kafka Streams or Spring.
-Out: `DlqHeaders`, and the `Replay` for the topic it came from. Never guesses an origin that no header names, never changes the
-bytes.
+In: key, value and headers of a record on a `dlq.*` topic, written by us, a Kafka 4.4 broker, Connect, Kafka Streams or
+Spring. Out: `DlqHeaders`, and the `Replay` for the topic it came from. Never guesses an origin that no header names,
+never changes the bytes.
 """
 
 from __future__ import annotations
@@ -82,12 +82,14 @@ _NUMBERS = frozenset(("partition", "offset", "deliveries"))
 
 
 class NotReplayable(Exception):
-    """A dead letter that cannot go back; the message says why."""
+    """A dead letter that cannot be replayed; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class DlqHeaders:
-    """What the headers of a dead letter tell; None where they do not. `topic`: full name of the origin. `time`: RFC 3339."""
+    """The content of a dead letter's headers; None where they are missing. `topic`: full name of the origin. `time`:
+    RFC 3339.
+    """
 
     family: Family = "unknown"
     topic: str | None = None
@@ -105,7 +107,7 @@ class DlqHeaders:
 
     @property
     def origin(self) -> str | None:
-        """`TOPIC/PARTITION/OFFSET` of the record this was, `?` for what is not known.
+        """`TOPIC/PARTITION/OFFSET` of the original record, `?` for unknown parts.
 
         >>> DlqHeaders(topic="parallax.tasks", partition=0, offset=41).origin
         'parallax.tasks/0/41'
@@ -117,7 +119,7 @@ class DlqHeaders:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """The record that goes back. `topic`: full name. `count`: how often the record has been replayed with this one."""
+    """The record to send. `topic`: full name. `count`: how often the record has been replayed, this time included."""
 
     topic: str
     key: bytes | None
@@ -128,7 +130,7 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class RecordId:
-    """Where a dead letter lies. `topic`: full name of the dead-letter topic."""
+    """The position of a dead letter. `topic`: full name of the dead-letter topic."""
 
     topic: str
     partition: int
@@ -139,7 +141,7 @@ class RecordId:
 
 
 def dlq_topic(name: str, prefix: str) -> str:
-    """The full name of the dead-letter topic that is meant by `tasks`, `dlq.tasks`, `parallax.tasks` or `dlq.parallax.tasks`.
+    """The full name of the dead-letter topic for `tasks`, `dlq.tasks`, `parallax.tasks` or `dlq.parallax.tasks`.
 
     >>> {dlq_topic(name, "p.") for name in ("tasks", "dlq.tasks", "p.tasks", "dlq.p.tasks")}
     {'dlq.p.tasks'}
@@ -151,7 +153,7 @@ def dlq_topic(name: str, prefix: str) -> str:
 
 
 def parse_record_id(text: str, prefix: str) -> RecordId:
-    """A place as `parallax dlq ls` prints it; the topic may be short. Raises `ValueError` with the reason.
+    """A position as `parallax dlq ls` prints it; the topic may be short. Raises `ValueError` with the reason.
 
     >>> str(parse_record_id("tasks/0/41", "parallax."))
     'dlq.parallax.tasks/0/41'
@@ -170,7 +172,7 @@ def _digits(text: str) -> bool:
 
 
 def read_dlq_headers(headers: Headers) -> DlqHeaders:
-    """Everything the headers tell of a dead letter. Of headers that stand twice the last counts; never raises.
+    """The content of a dead letter's headers. Of repeated headers the last counts; never raises.
 
     >>> read_dlq_headers([("__dlq.errors.topic", b"parallax.tasks"), ("__dlq.errors.message", b"id: missing")]).reason
     'id: missing'
@@ -219,7 +221,7 @@ def _number(raw: bytes | None) -> int | None:
 
 
 def _omitted(headers: Headers) -> int | None:
-    """The size of a value that was left out; 0 when the header says no number: it is still not the original."""
+    """The size of a value that was left out; 0 if the header has no number: the value is still not the original."""
     if not any(name == OMITTED_HEADER for name, _ in headers):
         return None
     return _number(_raw(headers, OMITTED_HEADER)) or 0
@@ -228,7 +230,7 @@ def _omitted(headers: Headers) -> int | None:
 def build_replay(key: bytes | None, value: bytes | None, headers: Headers, prefix: str) -> Replay:
     """The record that sends a dead letter back to the topic it came from. Raises `NotReplayable`.
 
-    The original bytes and key, the headers without what was added when it was put aside, and how often it was replayed.
+    It has the original bytes and key, the headers without those added for the dead letter, and the number of replays.
 
     >>> build_replay(b"k", b"{}", [("__dlq.errors.topic", b"p.parked"), ("a", b"1")], "p.")
     Replay(topic='p.tasks', key=b'k', value=b'{}', headers=(('a', b'1'), ('parallax-replayed', b'1')), count=1)
@@ -250,7 +252,7 @@ def build_replay(key: bytes | None, value: bytes | None, headers: Headers, prefi
 
 
 def readable(value: bytes | None, headers: Headers = ()) -> tuple[Literal["none", "json", "text", "hex"], Any]:
-    r"""Bytes as a person or a script can read them: what they are, and the JSON value, the text or the hexadecimal digits.
+    r"""Bytes for people and scripts: their kind, and the JSON value, the text or the hexadecimal digits.
 
     `headers` may name the schema that the value was written with.
 
@@ -273,7 +275,7 @@ def readable(value: bytes | None, headers: Headers = ()) -> tuple[Literal["none"
 
 
 def word(raw: bytes | None) -> str | None:
-    r"""A key or a header's value as text; hexadecimal digits when it is none.
+    r"""A key or a header's value as text; hexadecimal digits if it is not text.
 
     >>> word(b"task-1"), word(b"\x00\x00\x00\x03"), word(None)
     ('task-1', '00000003', None)
@@ -288,7 +290,8 @@ def word(raw: bytes | None) -> str | None:
 
 
 def printable(text: str) -> str:
-    r"""Text for a terminal: control characters are spelled out, so that a dead letter cannot steer it. Line ends and tabs stay.
+    r"""Text for a terminal: control characters are escaped, since a dead letter could control the terminal with them.
+    Line ends and tabs stay.
 
     >>> printable("a\x1b[2Jb")
     'a\\x1b[2Jb'

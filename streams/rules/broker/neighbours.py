@@ -1,6 +1,6 @@
-"""Which other workers on a cluster get into each other's way with these: they share a group, or read the same topics. Pure.
+"""Which other workers on a cluster conflict with this one: they share its group, or read the same topics. Pure.
 
-In: the groups of workers that run, with the topics their members read. Out: sentences for people, each with a remedy.
+In: the groups of running workers, with the topics their members read. Out: sentences for people, each with a remedy.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ READS: dict[Who, str] = {"dispatch": "tasks", "plans": "plans", "schedules": "sc
 
 
 def is_worker_group(group: str) -> bool:
-    """Whether its name is that of a worker's role, of whatever installation.
+    """Whether this is the name of a worker role's group, of any installation.
 
     >>> is_worker_group("shop-dispatch"), is_worker_group("shop")
     (True, False)
@@ -26,7 +26,7 @@ def is_worker_group(group: str) -> bool:
 def in_the_way(
     app_id: str, prefix: str, roles: Collection[str], groups: Mapping[str, Collection[Collection[str]]]
 ) -> list[str]:
-    """What is wrong, for a worker with these settings. `groups`: by name, the topics each of its members reads.
+    """The conflicts of a worker with these settings. `groups`: by name, the topics each of its members reads.
 
     >>> in_the_way("shop", "p.", ["dispatch"], {"other.p-dispatch": [["p.tasks"]]})[0].split(";")[0]
     'workers of group other.p-dispatch read p.tasks too: each task is done twice'

@@ -1,11 +1,11 @@
-"""A schema of a registry to what reads the bytes that were written with it. Pure.
+"""From a registry's schema to a reader of the bytes written with it. Pure.
 
-In: a schema's type and text, and those it refers to. Out: a function from the bytes after the schema's id to the value that JSON
-would have. Every fault of theirs is a `ValueError` in one line.
+In: a schema's type and text, and the schemas it references. Out: a function from the bytes after the schema's id to a
+JSON value. Every fault of the data is a `ValueError` in one line.
 
-Avro as its specification writes it in JSON: bytes are text of their code points, fixed likewise; times of logical types are
-RFC 3339, dates and decimals as they are written. Protobuf as proto3 writes it in JSON, with two differences: 64-bit integers are
-numbers, since no number is rounded here; and a bool or a float without `optional` is there when it is false or 0.
+Avro follows its specification for JSON: bytes and fixed are text of their code points; times of logical types are RFC
+3339, dates and decimals are as written. Protobuf follows proto3's JSON with two differences: 64-bit integers are
+numbers, since no number is rounded here; and a bool or a float without `optional` is present when it is false or 0.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ _WELL_KNOWN = ("any", "duration", "empty", "field_mask", "struct", "timestamp", 
 
 
 class Schema(NamedTuple):
-    """`kind`: AVRO, JSON or PROTOBUF; `text`: of a Protobuf schema its file descriptor in base64. `references`: name and text
-    of each schema that this one needs, those that need no other first."""
+    """`kind`: AVRO, JSON or PROTOBUF; `text`: of a Protobuf schema, its file descriptor in base64. `references`: name
+    and text of each schema it needs, in order of dependency.
+    """
 
     kind: str
     text: str
@@ -42,7 +43,7 @@ class Schema(NamedTuple):
 
 
 def reader_of(schema: Schema) -> Read:
-    """What reads values of this schema. Raises `ValueError`: the schema is none, or of a kind that is not known.
+    """The reader of this schema's values. Raises `ValueError`: the schema is invalid, or of an unknown kind.
 
     >>> reader_of(Schema("JSON", "{}"))(b"[1]")
     [1]
@@ -91,7 +92,7 @@ def _avro(schema: Schema) -> Read:
 
 
 def _has_empty_items(schema: Any, named: dict[str, Any]) -> bool:
-    """Whether it has an array of what takes no bytes. Named types are looked at by themselves."""
+    """Whether it has an array whose items take no bytes. Named types are checked separately."""
     if isinstance(schema, list):
         return any(_has_empty_items(one, named) for one in schema)
     if not isinstance(schema, dict):
@@ -117,7 +118,7 @@ def _is_empty(schema: Any, named: dict[str, Any], above: frozenset[str]) -> bool
 
 
 def _is_recursive(schema: Any, named: dict[str, Any], above: set[str], done: set[str]) -> bool:
-    """Whether a type contains itself. `above`: the named types around this one; `done`: those that do not."""
+    """Whether a type contains itself. `above`: the named types around this one; `done`: types that do not."""
     if isinstance(schema, list):
         return any(_is_recursive(one, named, above, done) for one in schema)
     if isinstance(schema, str):
@@ -137,7 +138,7 @@ def _is_recursive(schema: Any, named: dict[str, Any], above: set[str], done: set
 
 
 def _plain(value: Any, where: str, depth: int) -> Any:
-    """What fastavro made of logical types and bytes, as JSON has it."""
+    """fastavro's values of logical types and bytes, as JSON has them."""
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, float):
@@ -295,7 +296,7 @@ def _converter(field: Any, where: str, depth: int) -> Callable[[Any], Any]:
 
 
 def _special(message: Message, where: str) -> Any:
-    """A timestamp, a struct and the like: proto3's JSON has a form of its own for each."""
+    """A timestamp, a struct and similar: each has its own form in proto3's JSON."""
     from google.protobuf.json_format import MessageToDict
 
     try:

@@ -1,7 +1,7 @@
-"""Settings of topics on brokers that bound them, as managed services do. Pure.
+"""Settings of topics on brokers that limit them, as managed services do. Pure.
 
-In: a setting that was refused, and what the broker said. Out: values to try instead, the likeliest first, and at last None: leave
-the setting to the broker. Every value is put to the broker before it is used; nothing here knows any service's limits.
+In: a refused setting, and the broker's message. Out: values to try instead, the likeliest first, and at last None:
+leave the setting to the broker. Every value is tried at the broker before it is used; no service's limits are built in.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ STEPS = 12
 
 
 class SettingError(Exception):
-    """An override cannot be understood. The message is one line: what was given and what is wanted."""
+    """An invalid override. The message is one line: what was given and what is wanted."""
 
 
 def candidates(name: str, value: str, said: str) -> Iterator[str | None]:
-    """Values to try in place of `value`, which a broker refused with the words `said`.
+    """Values to try in place of `value`, which a broker refused with the message `said`.
 
     >>> list(candidates("segment.bytes", "16777216", "segment.bytes 16777216 is below the minimum of 52428800"))[:3]
     ['52428800', '33554432', '67108864']

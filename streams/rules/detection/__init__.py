@@ -1,1 +1,1 @@
-"""Detectors, the life of alarms, calibration. Pure."""
+"""Detectors, the episodes of alarms, calibration. Pure."""

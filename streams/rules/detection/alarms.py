@@ -1,9 +1,10 @@
 """The life of an alarm: firing, resolved; one episode per type and series at a time, each state once. Pure.
 
-In: what the detectors say at one point. Out: transitions to publish. Edge-triggered: while an episode fires, the same type cannot
-fire again; after it resolved there is a pause in points, longer each time the type returns soon. An
-episode's id follows from where and at which offset it fired, so a replay after a crash gives the same id. Never a clock: times
-are the data points' own. When the newest episodes of each type began and ended is kept: `grouping` needs it.
+In: the detectors' findings at one point. Out: transitions to publish. Edge-triggered: while an episode fires, the same
+type cannot fire again. After it resolved there is a pause in points, longer each time the type returns soon. An
+episode's id follows from its series and the offset at which it fired, so a replay after a crash gives the same id. No
+clock is used: times are the data points' own. Begin and end of the newest episodes of each type are kept for
+`grouping`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ Scope = Literal["own", "agent", "hidden"]
 
 @dataclass(frozen=True, slots=True)
 class SeriesId:
-    """Whose points these are."""
+    """Identifies a series."""
 
     agent_id: str
     pattern_name: str
@@ -42,7 +43,7 @@ class SeriesId:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Where in the stream something happened: source partition, offset and the point's own time, epoch ms."""
+    """A moment in the stream: source partition, offset and the point's own time, epoch ms."""
 
     partition: int
     offset: int
@@ -51,9 +52,10 @@ class Moment:
 
 @dataclass(slots=True)
 class Episode:
-    """One firing alarm. `baseline`: normal when it fired; `shift`: how far it was left, `side`: in which way.
+    """One firing alarm. `baseline`: the normal value when it fired; `shift`: the distance from it, `side`: its
+    direction.
 
-    `age`: points since; `calm`: points in a row that look normal. `at_ms`: when it fired; 0 if that was before it was kept.
+    `age`: points since; `calm`: normal points in a row. `at_ms`: when it fired; 0 if that was not recorded yet.
     """
 
     id: str
@@ -69,7 +71,7 @@ class Episode:
 
 @dataclass(slots=True)
 class Spell:
-    """From which offset to which an episode lasted; `to` -1: it still does."""
+    """The first and the last offset of an episode; `to` -1: it has not ended."""
 
     id: str
     begin: int
@@ -77,7 +79,7 @@ class Spell:
     scope: Scope
 
     def covers(self, offset: int) -> bool:
-        """True when it had begun before this offset and not ended before it.
+        """Whether it had begun before this offset and not ended before it.
 
         >>> Spell("x", 5, -1, "own").covers(5), Spell("x", 5, 9, "own").covers(9), Spell("x", 5, 9, "own").covers(10)
         (False, True, False)
@@ -100,7 +102,7 @@ def type_of(key: Key) -> AnomalyType:
 
 
 def episode_id(series: SeriesId, kind: Key, at: Moment) -> str:
-    """The same wherever and whenever it is computed.
+    """The id of an episode: the same wherever and whenever it is computed.
 
     >>> a = episode_id(SeriesId("a", "", ""), "drift", Moment(0, 7, 0))
     >>> a == episode_id(SeriesId("a", "", ""), "drift", Moment(0, 7, 99)), len(a)
@@ -127,11 +129,11 @@ class Alarms:
 
     @property
     def busy(self) -> bool:
-        """False when a step would change nothing."""
+        """False if a step would change nothing."""
         return bool(self.firing or self._pauses or self._pending or self._repeats)
 
     def step(self) -> None:
-        """One more point has come."""
+        """Count one more point."""
         if self._pauses:
             self._pauses = {kind: left - 1 for kind, left in self._pauses.items() if left > 1}
         for episode in self.firing.values():
@@ -144,7 +146,7 @@ class Alarms:
                     del self._repeats[kind]
 
     def ready(self, kind: Key) -> bool:
-        """True when an episode of this type may begin."""
+        """Whether an episode of this type may begin."""
         return kind not in self.firing and kind not in self._pauses and kind not in self._pending
 
     @property
@@ -153,7 +155,7 @@ class Alarms:
         return tuple(self._pending)
 
     def due(self, at: Moment) -> list[Anomaly]:
-        """One more point for what is pending; what has waited long enough fires."""
+        """Count one more point for what is pending; what has waited long enough fires."""
         found: list[Anomaly] = []
         for kind, (left, episode, details) in list(self._pending.items()):
             if left > 1:
@@ -173,7 +175,7 @@ class Alarms:
         shift: float = 0.0,
         side: str = "",
     ) -> list[Anomaly]:
-        """Begin an episode, unless one is on or has just been."""
+        """Begin an episode, unless one is firing or ended just before."""
         if not self.ready(kind):
             return []
         episode = Episode(episode_id(self.series, kind, at), severity, baseline, shift, side, at_ms=at.time_ms)
@@ -184,7 +186,7 @@ class Alarms:
         return [self._anomaly(kind, episode, "firing", at, details)]
 
     def often(self, kinds: tuple[Key, ...]) -> bool:
-        """True when episodes of these types have kept coming lately."""
+        """Whether episodes of these types have kept returning lately."""
         return any(kind in self._repeats and self._repeats[kind][0] >= OFTEN for kind in kinds)
 
     def resolve(self, kind: Key, at: Moment, details: AnomalyDetails) -> list[Anomaly]:
@@ -199,7 +201,7 @@ class Alarms:
         return [self._anomaly(kind, episode, "resolved", at, details)]
 
     def tell(self, kind: Key, at: Moment, details: AnomalyDetails) -> Anomaly:
-        """An episode that goes on, published (again) from here."""
+        """Publish a continuing episode (again) from here."""
         return self._anomaly(kind, self.firing[kind], "firing", at, details)
 
     def assign(self, kind: Key, scope: Scope) -> None:
@@ -213,7 +215,7 @@ class Alarms:
         return next((spell.scope for spell in self.spells.get(kind, ()) if spell.id == episode), "own")
 
     def key_of(self, anomaly: Anomaly) -> Key:
-        """Whose episode an anomaly of this series is about."""
+        """The episode key of an anomaly of this series."""
         return next(
             (kind for kind, spells in self.spells.items() for spell in spells if spell.id == anomaly.id), anomaly.type
         )
@@ -255,7 +257,7 @@ class Alarms:
 
     @classmethod
     def from_first(cls, data: list[Any], series: SeriesId) -> Alarms:
-        """What version 1 wrote: episodes without shift and side, nothing pending, no spells."""
+        """Reads version 1: episodes without shift and side, nothing pending, no spells."""
         alarms = cls(series)
         firing, pauses = data
         for kind, name, severity, baseline, age, calm in firing:

@@ -1,11 +1,11 @@
-"""Is what an agent says of its confidence true, and what would be? Pure.
+"""Compares an agent's stated confidence with true outcomes, and calibrates it. Pure.
 
-In: confidences with their true outcomes, in any order. Out: Brier score, log loss, gap with its interval, reliability bins, the
-debiased calibration error, and a table that turns a stated confidence into a calibrated one. State is sums in 21 bins around the
-multiples of 0.05, where models speak; sums of integers, so parts merge exactly.
+In: confidences with their true outcomes, in any order. Out: Brier score, log loss, gap with its interval, reliability
+bins, the debiased calibration error, and a table from stated to calibrated confidence. State is sums in 21 bins around
+the multiples of 0.05, which models prefer; sums of integers, so parts merge exactly.
 
-The table: below 100 outcomes a logistic curve (Platt) whose prior is "as stated"; from 100 on each bin's own success rate, drawn
-towards that curve with the weight of ten outcomes. It never falls.
+The table: below 100 outcomes a logistic curve (Platt) whose prior is "as stated"; from 100 on each bin's own success
+rate, shrunk towards that curve with the weight of ten outcomes. It is non-decreasing.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Calibration:
         self.losses = 0
 
     def add(self, confidence: float, success: bool, times: int = 1) -> None:
-        """One outcome; `times` -1 takes one back that was added before."""
+        """Add one outcome; `times` -1 removes one that was added before."""
         value = round(confidence * SCALE)
         row = self.rows.setdefault(bin_of(confidence), [0, 0, 0])
         row[0] += times
@@ -92,7 +92,7 @@ class Calibration:
         self.losses += other.losses
 
     def fade(self) -> None:
-        """Count everything half from here on: what was long ago says less."""
+        """Halve all counts: old outcomes weigh less."""
         self.rows = {index: [number // 2 for number in row] for index, row in self.rows.items()}
         self.squares //= 2
         self.successes //= 2
@@ -205,7 +205,7 @@ class Calibration:
 
 
 def calibrated(table: Sequence[float], confidence: float) -> float:
-    """What a stated confidence is worth: between the table's values, straight lines.
+    """The calibrated value of a stated confidence, by linear interpolation of the table.
 
     >>> calibrated([index / 40 for index in range(21)], 0.9)
     0.45
@@ -231,7 +231,7 @@ def wilson(wins: int, count: int) -> tuple[float, float]:
 
 
 def _never_falling(values: list[float], weights: list[float]) -> list[float]:
-    """The nearest sequence that never falls: neighbours that do are pooled."""
+    """The nearest non-decreasing sequence: neighbours that fall are pooled."""
     pools: list[tuple[float, float, int]] = []
     for value, weight in zip(values, weights, strict=True):
         pool = (value, weight, 1)

@@ -1,7 +1,7 @@
-"""The detectors a user has chosen for one series, and their episodes. Pure.
+"""The detectors that a user chose for one series, and their episodes. Pure.
 
-In: points in order. Out: anomalies that name their detector. A drift is over after `STEADY` points without another signal, an
-anomaly after `NORMAL` points that its detector finds normal. Each detector has episodes of its own.
+In: points in order. Out: anomalies that name their detector. A drift ends after `STEADY` points without another signal,
+an anomaly after `NORMAL` points that its detector finds normal. Each detector has its own episodes.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class ChosenDetectors:
         return len(self._held)
 
     def choose(self, specs: tuple[DetectorSpec, ...]) -> None:
-        """From now on these; one that was there before with the same parameters keeps its state.
+        """Use these detectors from now on; one that was used before with the same parameters keeps its state.
 
-        Episodes of those that were there and are no longer chosen end without a record of their end.
+        Episodes of detectors that are no longer chosen end without a record.
         """
         if specs != self._specs:
             kept = {spec: detector for spec, _, detector in self._held}
@@ -58,7 +58,7 @@ class ChosenDetectors:
         return detector
 
     def observe(self, point: Point, at: Moment, ring: Ring) -> list[Anomaly]:
-        """One more point; `ring` holds the newest confidences, this one included."""
+        """Add one point; `ring` holds the newest confidences, this one included."""
         found: list[Anomaly] = []
         for spec, key, detector in self._held:
             signal = detector.update(point)
@@ -113,7 +113,7 @@ class ChosenDetectors:
         return [[spec.to_json(), detector.to_json()] for spec, _, detector in self._held] + unclaimed
 
     def load(self, data: list[Any]) -> None:
-        """Take the state of the detectors with the same parameters, those that are yet to be chosen too."""
+        """Load the state of the detectors with the same parameters, also of those chosen later."""
         states = {_id(spec): state for spec, state in data}
         for spec, _, detector in self._held:
             state = states.pop(_id(spec.to_json()), None)

@@ -105,7 +105,7 @@ class Detectors:
         return (*mine, *(spec for spec in registered if spec.name not in names))
 
     def choose(self, registered: tuple[DetectorSpec, ...]) -> None:
-        """Run these too, from the agent's registration; the settings' win where names are the same."""
+        """Run these detectors of the agent's registration too; the settings' detectors win if names are equal."""
         self._chosen.choose(self._configured(registered))
 
     def observe(
@@ -116,9 +116,10 @@ class Detectors:
         time_bucket: int | None = None,
         readings: Sequence[Reading] = (),
     ) -> list[Anomaly]:
-        """One more point, in order. Returns what begins or ends with it, usually nothing.
+        """Add one point, in order. Returns what begins or ends with it, usually nothing.
 
-        `success`, `time_bucket` (see `sketch.time_bucket`): None when they are not to be judged. `readings`: see `measures.py`.
+        `success`, `time_bucket` (see `sketch.time_bucket`): None if they are not evaluated. `readings`: see
+        `measures.py`.
         """
         found: list[Anomaly] = []
         interval = self._interval
@@ -162,7 +163,7 @@ class Detectors:
     def _took(
         self, time_bucket: int | None, readings: Sequence[Reading], at: Moment, confidence: float
     ) -> list[Anomaly]:
-        """What the answer took: time, wait, cost."""
+        """Evaluate the answer's time, wait and cost."""
         found: list[Anomaly] = []
         if time_bucket is not None:
             if self._pace is None:
@@ -177,7 +178,7 @@ class Detectors:
         return self._chosen.observe(Point(value / SCALE, success, time), at, self._level.ring)
 
     def judge(self, confidence: float, success: bool, at: Moment) -> list[Anomaly]:
-        """An outcome that was reported afterwards: only the calibration is concerned."""
+        """Add an outcome that was reported later: it only affects the calibration."""
         return self._calibration(confidence, success, at)
 
     @property
@@ -199,11 +200,11 @@ class Detectors:
         return self.alarms.fire("low_confidence", at, _low_severity(mean, threshold), mean, why)
 
     def due_ms(self) -> int:
-        """When, on an idle series' clock, the points since the last evaluation are due; -1: there are none."""
+        """When, by the clock of an idle series, the points since the last evaluation are due; -1 without any."""
         return self._interval.due_ms()
 
     def evaluate_idle(self, at: Moment) -> list[Anomaly]:
-        """Evaluate the points since the last check boundary though no later point has come."""
+        """Evaluate the points since the last check boundary although no later point has come."""
         self._interval.slot += 1
         return self._evaluate(at) if self._interval.count else []
 
@@ -242,14 +243,14 @@ class Detectors:
         return f"{sums.count} points in {self.limits.check_interval_ms // 1000} s to {format_time(end_ms)}"
 
     def _beyond_chance(self, fall: float, count: int) -> bool:
-        """A few points may be low by chance where points scatter widely."""
+        """Whether the points are lower than chance explains: a few points may be low where points scatter widely."""
         ring = self._level.ring
         if self._level.deviation.ordinary:
             return False
         return fall >= DROP_ERRORS * ring.spread(max(len(ring) - count, 1)) / SCALE / math.sqrt(count)
 
     def _chance(self, sums: Sums) -> float:
-        """How far the mean of a few points may lie below what the agent is really like; nothing is allowed a new one."""
+        """How far the mean of a few points may lie below the true one by chance; 0 for a new agent."""
         if sums.count >= LOW_POINTS or len(self._level.ring) < LOW_POINTS:
             return 0.0
         return LOW_ERRORS * self._level.ring.spread(RING) / SCALE / math.sqrt(sums.count)
@@ -334,7 +335,7 @@ class Detectors:
 
     @classmethod
     def from_json(cls, data: list[Any], series: SeriesId, limits: Thresholds) -> Detectors:
-        """The inverse of `to_json`; continues exactly where the other was."""
+        """The inverse of `to_json`; continues exactly where the other one was."""
         detectors = cls(series, limits)
         ring, interval, alarms, level, gap, pace, *later = data
         detectors._level.ring = Ring.from_json(ring)
@@ -361,7 +362,7 @@ class Detectors:
 
     @classmethod
     def from_first(cls, data: list[Any], series: SeriesId, limits: Thresholds) -> Detectors:
-        """What version 1 wrote: ring, looks and alarms are taken over; the new tests learn from the ring."""
+        """Reads version 1: ring, checks and alarms are kept; the new tests learn from the ring."""
         detectors = cls(series, limits)
         ring, slot, tally, history, _, alarms = data
         detectors._level.ring = Ring.from_json(ring)

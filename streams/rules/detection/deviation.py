@@ -1,14 +1,18 @@
-"""How far is a series from where it usually is, compared with how far it ever was? One of river's anomaly detectors. Pure.
+"""How far a series is from its usual values, compared with its past deviations. One of river's anomaly detectors. Pure.
 
-In: values in [0, 1] in order, with their times. Out: the most unusual deviation of a point, if any is beyond its threshold:
-  spike   the point against the newest ones, in standard deviations (river's StandardAbsoluteDeviation)
-  short   the mean of about 5 points against the slow mean
-  long    the mean of about 25 points against the slow mean
-  spread  the mean step of about 20 points
-  season  the mean of about 5 points against what is usual at this time of the day or the week, once that is known
-Every kind has the tail of its own past (`tail.py`) as its measure, so trends, seasons, heavy tails and correlated neighbours make
-thresholds wider by themselves. The promise is empirical: about one false alarm in `run_length` points of a series that goes on as
-it was. Fast means are river.stats.EWMean, whose state is one number; the slow mean needs a warm-up, which EWMean does not have.
+In: values in [0, 1] in order, with their times. Out: the most unusual deviation of a point, if any exceeds its
+threshold:
+
+    spike   the point against the newest ones, in standard deviations (river's StandardAbsoluteDeviation)
+    short   the mean of about 5 points against the slow mean
+    long    the mean of about 25 points against the slow mean
+    spread  the mean step of about 20 points
+    season  the mean of about 5 points against what is usual at this time of the day or the week, once that is known
+
+Each kind is measured against the tail of its own past (`tail.py`), so trends, seasons, heavy tails and correlated
+neighbours widen thresholds by themselves. The promise is empirical: about one false alarm in `run_length` points of a
+series that continues as before. Fast means are river.stats.EWMean, whose state is one number; the slow mean needs a
+warm-up, which EWMean does not have.
 """
 
 from __future__ import annotations
@@ -97,28 +101,29 @@ class Deviation(AnomalyDetector):
 
     @property
     def steady(self) -> bool:
-        """True while neighbouring points hardly resemble each other: slow swings make little of the variance.
+        """Whether neighbouring points hardly resemble each other: slow swings are a small part of the variance.
 
-        Independent points have shares of 0.11 and 0.02, a correlation of 0.7 has 0.39 and 0.11; trends and seasons come near 1.
+        Independent points have shares of 0.11 and 0.02, a correlation of 0.7 has 0.39 and 0.11; trends and seasons come
+        near 1.
         """
         short, long, whole, *_ = self._shares
         return short <= SHORT_MOST * whole and long <= LONG_MOST * whole
 
     @property
     def even(self) -> bool:
-        """True while it is steady and its steps are as large at one time as at another."""
+        """Whether the series is steady and its steps have the same size at all times."""
         return self.steady and self._shares[4] <= STEPS_MOST * self._shares[5]
 
     @property
     def ordinary(self) -> bool:
-        """True when the series is not steady, and its newest points lie about where they have been before."""
+        """Whether the series is not steady, and its newest points are in a range it has visited before."""
         if self.steady:
             return False
         return abs(self._short.get() - 2 * self.slow + self._lag) < ORDINARY * self._tails["short"].limit < math.inf
 
     @property
     def residual(self) -> float | None:
-        """How far the newest values lie from what is usual at this time; None where no time of day or week is known."""
+        """How far the newest values are from those usual at this time; None without a known time of day or week."""
         return self._season.get() if self._known else None
 
     @property
@@ -132,7 +137,9 @@ class Deviation(AnomalyDetector):
         return math.sqrt(self._shares[2])
 
     def rebase(self, level: float, points: int) -> None:
-        """The series has been elsewhere for so many points, for good: measure from there. Its days keep their shape."""
+        """The series has moved to another level for good, so many points ago: measure from there. The shape of its days
+        is kept.
+        """
         count, total, squares = self._apart
         by = level - self.slow
         if count >= APART_LEAST:
@@ -151,9 +158,9 @@ class Deviation(AnomalyDetector):
             tail.forget_newest()
 
     def observe(self, value: float, time_ms: int, learn: bool = True) -> Finding | None:
-        """One more value; the most unusual deviation beyond its threshold, if there is one.
+        """Add a value. Returns the most unusual deviation beyond its threshold, if any.
 
-        `learn`: False while an alarm about the level is on: what is usual stays what it was before.
+        `learn`: False while an alarm about the level fires: the usual values stay those from before.
         """
         self.count = count = self.count + 1
         if count == 1:
@@ -200,7 +207,7 @@ class Deviation(AnomalyDetector):
         return self._compare(value, step, score, slow, expected, learn, learns, time_ms)
 
     def _resume(self, value: float) -> None:
-        """Points are missing: the next is not to be compared with the last ones before."""
+        """Points are missing: the next one is not compared with the last ones before the gap."""
         self._newest, self._short, self._season = EWMean(0.3), EWMean(0.2), EWMean(0.2)
         for mean in (self._newest, self._short):
             mean.update(value)
@@ -218,7 +225,7 @@ class Deviation(AnomalyDetector):
         learns: bool,
         time_ms: int,
     ) -> Finding | None:
-        """Spikes are looked for at every point, slower deviations and the season in turn: they last."""
+        """Check for spikes at every point, for slower deviations and the season in turn: those last."""
         found: Finding | None = None
         if score:
             tail = self._tails["spike"]
@@ -244,7 +251,7 @@ class Deviation(AnomalyDetector):
         return found
 
     def _measure(self, value: float, slow: float) -> None:
-        """How much of the variance is slow, every fourth point."""
+        """Measure the slow part of the variance, at every fourth point."""
         shares, rate = self._shares, max(4 / self.count, SHARE_RATE)
         step = abs(value - self._newest.get()) / 0.7  # the newest mean has taken in 0.3 of it
         off = self._steps.get() - shares[3]
@@ -279,7 +286,7 @@ class Deviation(AnomalyDetector):
         return best
 
     def _fade(self) -> None:
-        """What was long ago counts half: river's means and variances have a weight, but no forgetting."""
+        """Halve the weight of the past: river's means and variances have weights, but no forgetting."""
         variance, mean = self._scorer.variance, self._centre
         variance.mean.n /= 2
         variance._S /= 2

@@ -1,7 +1,7 @@
-"""Is a series stuck at one value? Pure.
+"""Whether a series is stuck at one value. Pure.
 
-In: values that can be equal, in order. Out: True when a run of equal values begins to be too long for this series: longer
-than twice any run before it, and less probable than one in ten run lengths. A series that always says the same never alarms.
+In: values that can be equal, in order. Out: True when a run of equal values becomes too long for this series: longer
+than twice any run before it, and less probable than one in ten run lengths. A constant series never alarms.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ RARER = 10
 
 
 class Flat:
-    """One series' runs of equal values.
+    """The runs of equal values of one series.
 
     >>> flat = Flat(10_000)
     >>> any(flat.observe(index * 37 % 101) for index in range(200)), [flat.observe(7) for _ in range(12)].index(True)

@@ -1,10 +1,10 @@
-"""One alarm for an agent instead of one for each of its patterns. Pure.
+"""One alarm for an agent in place of one for each of its patterns. Pure.
 
-In: a transition of one series, and the alarms of all series of the agent in that partition. Out: the transition as it is
-published, or nothing. When half of an agent's patterns (at least two) are in an episode of one type, the one that made it
-so is published as the agent's own, without a pattern; while that one fires, further episodes of the type are kept back, and
-published when it has ended and they have not. Every decision follows from offsets alone, so a replay repeats it, whatever
-the other series have seen already.
+In: a transition of one series, and the alarms of all series of the agent in that partition. Out: the transition to
+publish, or nothing. When half of an agent's patterns (at least two) are in an episode of one type, the pattern that
+reached the half is published as the agent's own alarm, without a pattern. While that one fires, further episodes of the
+type are held back; those still firing when it ends are published then. Every decision depends on offsets alone, so a
+replay repeats it, regardless of the progress of other series.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _scopes(siblings: Sequence[Sibling], kind: Key, offset: int) -> list[Scope]:
 
 
 def publishable(anomaly: Anomaly, offset: int, mine: Alarms, siblings: Sequence[Sibling]) -> Anomaly | None:
-    """The transition as it is to be published, or None to keep it back. `siblings`: without the series itself."""
+    """The transition to publish, or None to hold it back. `siblings`: without the series itself."""
     kind = mine.key_of(anomaly)
     if anomaly.state == "firing":
         scopes = _scopes(siblings, kind, offset)
@@ -49,7 +49,7 @@ def publishable(anomaly: Anomaly, offset: int, mine: Alarms, siblings: Sequence[
 
 
 def surfaced(mine: Alarms, at: Moment, siblings: Sequence[Sibling]) -> list[Anomaly]:
-    """Hidden episodes that go on though no agent-wide one covers them any more: published now, as the pattern's own."""
+    """Held back episodes that continue after the agent-wide one has ended: published now, as the pattern's own."""
     found = []
     for kind, episode in mine.firing.items():
         if episode.scope == "hidden" and "agent" not in _scopes(siblings, kind, at.offset):

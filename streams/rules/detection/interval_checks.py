@@ -1,7 +1,8 @@
-"""The original's rules over one check interval of event time: mean and spread of the points in between. Pure.
+"""The original's rules over one check interval of event time: mean and spread of its points. Pure.
 
-In: confidences in units of 1/10000 with their times. Out: what one interval says, for `detectors.py` to make alarms of. Intervals
-with too few points are joined; their boundaries do not depend on the wall clock unless a series is idle.
+In: confidences in units of 1/10000 with their times. Out: the result of an interval, from which `detectors.py` makes
+alarms. Intervals with too few points are joined; their boundaries do not depend on the wall clock unless a series is
+idle.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Sums:
     squares: int
 
     def mean(self) -> float:
-        """In the points' own unit."""
+        """Mean, in the points' own unit."""
         return self.total / self.count
 
     def spread(self) -> float:
@@ -39,7 +40,7 @@ class Sums:
 
 
 class IntervalChecks:
-    """What was seen since the last look, and what earlier looks saw."""
+    """Points since the last check, and the results of earlier ones."""
 
     __slots__ = ("_interval_ms", "_squares", "_total", "before", "count", "slot", "weight")
 
@@ -53,7 +54,7 @@ class IntervalChecks:
         self.before = 0.0
 
     def due(self, time_ms: int) -> bool:
-        """Called for each point before it is added: True when there is something to look at first."""
+        """Call it for each point before adding it: whether an interval must be evaluated first."""
         slot = time_ms // self._interval_ms
         if slot <= self.slot:
             return False
@@ -61,7 +62,7 @@ class IntervalChecks:
         return not first and self.count > 0
 
     def due_ms(self) -> int:
-        """When an idle series' points should be looked at; -1: there are none."""
+        """When the points of an idle series are due; -1 without any."""
         return (self.slot + 1) * self._interval_ms if self.count else -1
 
     def add(self, value: int) -> None:
@@ -70,20 +71,20 @@ class IntervalChecks:
         self._squares += value * value
 
     def sums(self) -> Sums:
-        """What was seen since the last look; at least one point."""
+        """The points since the last check; at least one."""
         return Sums(self.count, self._total, self._squares)
 
     def empty(self) -> None:
-        """It has been looked at."""
+        """Start the next interval."""
         self.count = self._total = self._squares = 0
 
     def remember(self, count: int, mean: float) -> None:
-        """This interval was normal: it counts for what later ones are compared with."""
+        """This interval was normal: later ones are compared with it too."""
         kept = min(self.weight * HISTORY_DECAY, HISTORY_MOST)
         self.weight, self.before = kept + count, (self.before * kept + mean * count) / (kept + count)
 
     def forget(self) -> None:
-        """What was normal is so no more."""
+        """Forget what was normal."""
         self.weight = self.before = 0.0
 
     def to_json(self) -> list[Any]:

@@ -1,7 +1,8 @@
-"""Where a series' confidence lies, and the alarms about it: a sudden drop, a drift, a wider spread, one point off. Pure.
+"""The level of a series' confidence, and its alarms: a sudden drop, a drift, a wider spread, a single low point. Pure.
 
-In: confidences in units of 1/10000, in order. Out: anomalies through the series' alarms. While an alarm about the level is on its
-rank test does not learn; the episode ends when the level is back, or after 200 points as the new normal.
+In: confidences in units of 1/10000, in order. Out: anomalies through the series' alarms. While an alarm about the level
+fires, its rank test does not learn; the episode ends when the level is back, or after 200 points, which make the new
+level normal.
 """
 
 from __future__ import annotations
@@ -51,11 +52,11 @@ STUCK = episode_key("drift", "/stuck")
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """What is abnormal. `check_interval_ms`: event time between two looks at the points in between.
+    """What counts as abnormal. `check_interval_ms`: event time between two checks.
 
-    `run_length`: mean points between false alarms that the proven tests keep to (that of execution times: ten times as many);
-    `overconfidence`: how far mean confidence may lie above the success rate; `slow_factor`: times the usual execution time;
-    `cost_factor`: times the usual cost; `silent_after_ms`: the shortest silence reported.
+    `run_length`: mean points between false alarms that the proven tests keep (for execution times ten times as many);
+    `overconfidence`: how far mean confidence may lie above the success rate; `slow_factor`: times the usual execution
+    time; `cost_factor`: times the usual cost; `silent_after_ms`: the shortest silence reported.
     """
 
     sudden_drop: float = 0.3
@@ -72,7 +73,7 @@ class Thresholds:
 
 
 class LevelShiftDetector:
-    """Ring and rank test of one series. `rebased`: set when a new normal was taken up, for the caller to see and clear."""
+    """Ring and rank test of one series. `rebased`: set when a new level became normal; the caller clears it."""
 
     __slots__ = (
         "alarms",
@@ -104,15 +105,15 @@ class LevelShiftDetector:
 
     @property
     def is_away(self) -> bool:
-        """True while an alarm about the level is on, or the value is stuck."""
+        """Whether an alarm about the level fires, or the value is stuck."""
         firing = self.alarms.firing
         return bool(firing) and ("drift" in firing or "sudden_drop" in firing or STUCK in firing)
 
     def deviations(self, value: int, at: Moment) -> list[Anomaly]:
-        """One more point, before it enters the ring: is it, or are the newest, further off than ever?
+        """Add one point, before it enters the ring: check it, and the newest ones, against all earlier deviations.
 
-        While an alarm about the level is on nothing is learnt, or the next one would look usual; if such alarms return, they
-        are what is usual.
+        While an alarm about the level fires nothing is learnt, since the next one would then look usual; but alarms
+        that keep returning are usual.
         """
         on = self.is_away
         learn = not on or self.alarms.often(LEVELS)
@@ -146,7 +147,7 @@ class LevelShiftDetector:
         return {"run_length": self.limits.run_length}
 
     def _decide(self, value: int, at: Moment) -> list[Anomaly]:
-        """The votes are in: one alarm, of the type of the strongest."""
+        """Count the votes: one alarm, of the type of the strongest."""
         verdict, best = self.verdict, self.verdict.strongest()
         severity, names = verdict.severity(), verdict.agreeing
         verdict.clear()
@@ -186,9 +187,10 @@ class LevelShiftDetector:
         return self.alarms.fire(kind, at, severity, best.expected, why, shift, "down" if shift < 0 else "up")
 
     def single(self, value: int, bin_: int, at: Moment) -> list[Anomaly]:
-        """The original's rule for one point, before it enters the ring: far below the mean, and below every one before it.
+        """The original's rule for one point, before it enters the ring: far below the mean, and below every one before
+        it.
 
-        Reported with the next point, or at the next check if there is none until then.
+        Reported with the next point, or at the next check if none comes before.
         """
         found = self.single_due(at) if self.waiting is not None else []
         low, _ = self.test.range
@@ -206,7 +208,7 @@ class LevelShiftDetector:
         return found
 
     def single_due(self, at: Moment) -> list[Anomaly]:
-        """Report the single low point that waits, unless an alarm about the level is on already."""
+        """Report the single low point that waits, unless an alarm about the level fires already."""
         if self.waiting is None:
             return []
         current, before, count = self.waiting
@@ -218,7 +220,7 @@ class LevelShiftDetector:
         return self.alarms.fire("sudden_drop", at, severity, before, why, current - before, "down")
 
     def change(self, at: Moment) -> list[Anomaly]:
-        """The rank test has its evidence: say what changed, unless it is too small to matter."""
+        """The rank test has enough evidence: report the change, unless it is too small."""
         level, side = self.test, self.test.side
         count = min(level.run, RING)
         mean, _ = level.moments()
@@ -251,14 +253,14 @@ class LevelShiftDetector:
         return self.alarms.fire(kind, at, severity, before, why, shift, side)
 
     def _is_return(self, current: float, shift: float) -> bool:
-        """True when a change undoes the last one, which was taken for the new normal: that incident has been reported."""
+        """Whether the change undoes the last one, which had become normal: that incident has been reported."""
         if self.left is None:
             return False
         before, moved, ends = self.left
         return self.test.count < ends and shift * moved < 0 and abs(current - before) <= abs(moved) / 2
 
     def _changed_points(self, most: int, before: int) -> int:
-        """How many of the newest points the change concerns: those whose mean is the most standard errors off."""
+        """How many of the newest points have changed: the number whose mean is the most standard errors off."""
         best, count, total = 0.0, min(most, LEAST_CHANGED), 0
         for number, value in enumerate(reversed(self.ring.newest(most)), 1):
             total += value - before
@@ -289,7 +291,7 @@ class LevelShiftDetector:
         return before - current >= SIGNIFICANT * spread / math.sqrt(RECENT)
 
     def changed(self, recent: int, at: Moment) -> list[Anomaly]:
-        """One more point while the level is not what it was: is it back, is it worse, is it here to stay?"""
+        """Add one point while the level is abnormal: has it returned, become worse, or become normal?"""
         found: list[Anomaly] = []
         drift = self.alarms.firing.get("drift")
         if drift is not None and drift.side == "down" and "sudden_drop" not in self.alarms.firing:
@@ -343,7 +345,7 @@ class LevelShiftDetector:
         return self.alarms.fire("sudden_drop", at, drop_severity(fall), drift.baseline, why, -fall, "down")
 
     def outlier(self, value: int, at: Moment) -> list[Anomaly]:
-        """One more point since a spike was reported: soon that is over."""
+        """Add one point after a spike, whose episode ends soon."""
         alarms = self.alarms
         episode = alarms.firing.get("outlier")
         if episode is not None:
@@ -380,5 +382,5 @@ class LevelShiftDetector:
 
 
 def drop_severity(by: float) -> Severity:
-    """How bad a fall of the mean is."""
+    """The severity of a fall of the mean."""
     return "high" if by >= 0.4 else "medium" if by >= 0.15 else "low"

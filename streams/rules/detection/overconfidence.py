@@ -1,9 +1,11 @@
-"""Has an agent become overconfident: is its confidence, on average, above its success? A betting test with a proven bound. Pure.
+"""Whether an agent has become overconfident: its mean confidence exceeds its success rate. A betting test with a proven
+bound. Pure.
 
-In: confidence and outcome of each point. Out: True when the evidence reaches the wanted run length; after that, True when the
-evidence that it is over suffices. While the expected gap is at most `slack`, whatever the past, each bet 1 + l (gap - slack) has
-a mean of at most 1, so the mean number of points to a false alarm is at least `run_length`; it needs neither independence nor
-a distribution.
+In: confidence and outcome of each point. Out: True when the evidence reaches the wanted run length; after that, True
+when there is enough evidence that it has ended.
+
+While the expected gap is at most `slack`, whatever the past, each bet 1 + l (gap - slack) has a mean of at most 1, so
+the mean number of points to a false alarm is at least `run_length`. This needs neither independence nor a distribution.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ OVER = 100.0
 
 
 class Overconfidence(DriftDetector):
-    """One of river's drift detectors: one stream's evidence, and the sums since the overconfidence seems to have begun.
+    """One of river's drift detectors: the evidence of one stream, and sums since the estimated beginning of the
+    overconfidence.
 
     >>> test = Overconfidence(0.1, 10_000)
     >>> any(test.observe(0.9, True) for _ in range(500)), any(test.observe(0.9, False) for _ in range(40))
@@ -52,7 +55,7 @@ class Overconfidence(DriftDetector):
         return (one + two + three) / 3
 
     def observe(self, confidence: float, success: bool) -> bool:
-        """One more point while no episode is on."""
+        """Add one point while no episode is firing."""
         total = self._bet(confidence - success - self.slack)
         if total < 2:
             self.begun = [0, 0.0, 0]
@@ -60,18 +63,20 @@ class Overconfidence(DriftDetector):
         return total >= self.run_length
 
     def update(self, x: float) -> None:
-        """One more gap (confidence less success), as river has it: `drift_detected` tells; the evidence then starts again."""
+        """Add one gap (confidence less success), as in river: then read `drift_detected`. After a drift the evidence
+        starts again.
+        """
         if self._drift_detected:
             self.reset()
         self._drift_detected = self._bet(x - self.slack) >= self.run_length
 
     def watch_end(self) -> None:
-        """An episode has begun: from here on look for its end."""
+        """An episode has begun: look for its end from here on."""
         self.evidence = [1.0] * len(BETS)
         self.begun = [0, 0.0, 0]
 
     def ended(self, confidence: float, success: bool) -> bool:
-        """One more point while an episode is on; True when the gap is within the slack again."""
+        """Add one point during an episode; True when the gap is within the slack again."""
         gap = confidence - success - self.slack
         self.evidence = [max(held, 1.0) * (1 - bet * gap) for held, bet in zip(self.evidence, BETS, strict=True)]
         if sum(self.evidence) < 1.5 * len(BETS):
@@ -80,7 +85,7 @@ class Overconfidence(DriftDetector):
         return sum(self.evidence) / len(BETS) >= OVER
 
     def gap(self) -> tuple[float, float, int]:
-        """Mean confidence, success rate and points since it seems to have begun (or ended)."""
+        """Mean confidence, success rate and points since its estimated beginning (or end)."""
         count, confidence, successes = self.begun
         return (confidence / count, successes / count, int(count)) if count else (0.0, 0.0, 0)
 

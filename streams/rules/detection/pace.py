@@ -1,9 +1,9 @@
-"""Has an agent become slow, or dear: is what it takes a multiple of what it was? Pure.
+"""Whether an agent has become slow or expensive: its execution time or cost is a multiple of the former one. Pure.
 
-In: buckets of execution times, costs or tokens (`sketch.time_bucket`), in order. Out: the anomalies `slow` and `costly`,
-firing and resolved. The rank test on values in steps of 10 % finds a lasting rise with its proven run length; a rise that is
-smaller than `factor` is learnt without an alarm. For costs, a single answer far above all before it is an alarm too: the tail of
-the distances from the usual cost (`tail.py`) says how far that is.
+In: buckets of execution times, costs or tokens (`sketch.time_bucket`), in order. Out: the anomalies `slow` and
+`costly`, firing and resolved. The rank test on values in steps of 10 % finds a lasting rise with its proven run length;
+a rise smaller than `factor` is learnt without an alarm. For costs, a single answer far above all before it is an alarm
+too: the tail of the distances from the usual cost (`tail.py`) sets the threshold.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ _TAIL_UNIT = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is measured. `key`: of its episodes; `least`: smallest rise that matters, in `unit`; `spikes`: single values alarm.
+    """The measured quantity. `key`: of its episodes; `least`: smallest rise that matters, in `unit`; `spikes`: single
+    values alarm.
 
-    `scale`: what values are multiplied by before they are put into buckets.
+    `scale`: factor applied before values are put into buckets.
     """
 
     name: str
@@ -54,7 +55,7 @@ TOKENS = Subject("tokens", "costly", " tokens", 100.0, spikes=True)
 
 
 class Pace:
-    """One subject of one series."""
+    """One quantity of one series."""
 
     __slots__ = ("_level", "_ring", "_tail", "factor", "subject")
 
@@ -66,7 +67,7 @@ class Pace:
         self._tail = Tail(1 / run_length, SPIKE_BEYOND) if subject.spikes else None
 
     def observe(self, bucket: int, at: Moment, alarms: Alarms, confidence: float) -> list[Anomaly]:
-        """One more value. `alarms`: the series'; `confidence`: the point's, to be shown."""
+        """Add a value. `alarms`: the series'; `confidence`: the point's, for the anomaly's details."""
         bin_ = bucket // PER_BIN
         ring, key = self._ring, self.subject.key
         episode = alarms.firing.get(key)
@@ -122,12 +123,12 @@ class Pace:
         return alarms.fire(self.subject.key, at, severity, before, why, now - before, "up")
 
     def _value(self, bin_: float) -> float:
-        """What a mean of bins stands for: a geometric mean."""
+        """The value of a mean of bins: a geometric mean."""
         log = (bin_ * PER_BIN + (PER_BIN - 1) / 2 - 1) * LOG_BIN / PER_BIN
         return sketch.time_of(1) * math.exp(log) / self.subject.scale
 
     def _details(self, now: float, before: float, note: str, confidence: float, how: str = "rank") -> AnomalyDetails:
-        """Values in words; the numbers of confidence mean nothing here, `deviation` is how many times as much."""
+        """Values in words. The confidence fields do not apply; `deviation` is the factor."""
         unit = self.subject.unit
         return AnomalyDetails(
             current_confidence=round(confidence, 6),

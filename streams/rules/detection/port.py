@@ -1,8 +1,8 @@
 """The port of all detectors: one point in, a signal out. Pure.
 
-A detector has a name, parameters and a promise (what its false alarms are bounded by). `update` takes the points of one series in
-the order of their offsets and must be deterministic: the same points give the same signals in every process. `to_json` gives a
-bounded JSON-able state; `load` restores it, after which the detector continues exactly where the other one was.
+A detector has a name, parameters and a promise (a bound of its false alarms). `update` takes the points of one series
+in the order of their offsets and must be deterministic: the same points give the same signals in every process.
+`to_json` gives a bounded JSON-able state; after `load`, the detector continues exactly where the other one was.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ Kind = Literal["drift", "anomaly"]
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What detectors see of a data point. `confidence`: in [0, 1], to 1/10000; `success`: None when it is not to be judged;
-    `time`: the execution time in [0, 1] on a logarithmic scale (0 when unknown)."""
+    """A data point as detectors see it. `confidence`: in [0, 1], to 1/10000; `success`: None if it is not evaluated;
+    `time`: the execution time in [0, 1] on a logarithmic scale (0 if unknown).
+    """
 
     confidence: float
     success: bool | None = None
@@ -26,7 +27,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """`alarm`: something is wrong at this point; `score`: how unusual it is, on the detector's own scale, if it has one."""
+    """`alarm`: the point is abnormal; `score`: how unusual it is, on the detector's own scale, if it has one."""
 
     alarm: bool
     score: float | None = None
@@ -37,16 +38,16 @@ class PointDetector(Protocol):
 
     @property
     def kind(self) -> Kind:
-        """How its signals are to be read."""
+        """How its signals must be interpreted."""
         ...
 
     @property
     def promise(self) -> str:
-        """What bounds its false alarms, in a sentence."""
+        """The bound of its false alarms, in a sentence."""
         ...
 
     def update(self, point: Point) -> Signal:
-        """Judge one more point, then learn from it."""
+        """Evaluate one point, then learn from it."""
         ...
 
     def to_json(self) -> Any:

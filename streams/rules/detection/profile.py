@@ -1,7 +1,7 @@
-"""What a series usually is at this time of the day or the week. Pure.
+"""The usual values of a series by time of day or week. Pure.
 
-In: values with their times, epoch ms, UTC. Out: the expected value, once enough whole periods were seen and it has proved to be
-better than the slow mean. Bounded: one mean for each bin of the period.
+In: values with their times, epoch ms, UTC. Out: the expected value, once enough whole periods were seen and it has
+proved better than the slow mean. Bounded: one mean for each bin of the period.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Profile:
         self.errors = [0.0, 0.0]
 
     def expect(self, time_ms: int) -> float | None:
-        """What is usual at this time; between the middles of neighbouring bins, a straight line."""
+        """The usual value at this time, linearly interpolated between the middles of bins."""
         place = time_ms % self._period * self._bins / self._period - 0.5
         index = int(place // 1)
         part = place - index
@@ -44,7 +44,7 @@ class Profile:
         return None if usual != usual else usual
 
     def observe(self, value: float, expected: float | None, other: float, time_ms: int) -> None:
-        """Learn a value. `expected`: what this profile expected; `other`: what the slow mean did."""
+        """Learn a value. `expected`: this profile's expectation; `other`: the slow mean's."""
         if self._begun_ms < 0:
             self._begun_ms = time_ms
         if expected is not None:
@@ -62,13 +62,13 @@ class Profile:
         self._sum[1] += value
 
     def shift(self, by: float) -> None:
-        """The level has moved; what is usual at each time has moved with it."""
+        """The level has moved, and the usual values with it."""
         for index, mean in enumerate(self._means):
             self._means[index] = round(mean + by, 6)
         self._sum[1] += self._sum[0] * by
 
     def trusted(self, time_ms: int) -> bool:
-        """True when it has seen enough periods and expects better than the slow mean does."""
+        """Whether it has seen enough periods and predicts better than the slow mean."""
         return (
             self._begun_ms >= 0
             and time_ms - self._begun_ms >= self.ready_ms

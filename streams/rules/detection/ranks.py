@@ -1,16 +1,20 @@
-"""Has the level of a stream changed? A rank test whose mean time between false alarms is proven, not tuned. Pure.
+"""Whether the level of a stream has changed: a rank test whose mean time between false alarms is proven, not tuned.
+Pure.
 
-In: bins (0..255) of values in the order of their offsets. Out: True when the evidence for a change reaches the wanted run length.
+In: bins (0..255) of values in the order of their offsets. Out: True when the evidence for a change reaches the wanted
+run length.
 
-A value's rank among all earlier ones is uniform for any stable (exchangeable) stream, whatever its distribution. Each bet pays
-P(rank | changed) / P(rank | stable), so it pays 1 on average while nothing has changed; M = (M + 1) x payment, averaged over the
-bets, has a mean of at most t after t points, hence the mean number of points to M >= A is at least A (e-detectors: Shin, Ramdas,
-Rinaldo 2024).
-The bets shift, raise or spread the normal scores of the ranks. Ties share their payment, less a small discount, so that a stream
-that says the same for ever never alarms. All earlier values stay in the histogram: a sliding reference would void the proof.
+A value's rank among all earlier ones is uniform for any stable (exchangeable) stream, whatever its distribution. Each
+bet pays P(rank | changed) / P(rank | stable), so it pays 1 on average while nothing has changed. M = (M + 1) x payment,
+averaged over the bets, has a mean of at most t after t points; hence the mean number of points to M >= A is at least A
+(e-detectors: Shin, Ramdas, Rinaldo 2024).
 
-Neighbouring points that resemble each other are outside the proof. Their scores' correlation, with the last one and with a slow
-mean, is measured; what is significant (two standard errors) is subtracted before betting. Independent streams are left exact.
+The bets shift, raise or spread the normal scores of the ranks. Ties share their payment, less a small discount, so a
+constant stream never alarms. All earlier values stay in the histogram: a sliding reference would void the proof.
+
+The proof does not cover neighbouring points that resemble each other. The correlation of their scores, with the last
+one and with a slow mean, is measured; what is significant (two standard errors) is subtracted before betting.
+Independent streams are left exact.
 """
 
 from __future__ import annotations
@@ -130,7 +134,9 @@ class RankTest(DriftDetector):
         self.run = 0
 
     def update(self, x: float) -> None:
-        """One more value in [0, 1], as river has it: `drift_detected` tells; the evidence starts again at the next value."""
+        """Add a value in [0, 1], as in river: then read `drift_detected`. After a drift the evidence starts again with
+        the next value.
+        """
         if self._drift_detected:
             self.reset()
         self._drift_detected = self.observe(round(x * RESOLUTION))
@@ -154,7 +160,7 @@ class RankTest(DriftDetector):
         return mean, math.sqrt(square)
 
     def observe(self, index: int) -> bool:
-        """One more value; True when the evidence is enough. The caller then resets or restarts."""
+        """Add a value; True when the evidence suffices. The caller then resets or restarts."""
         counts, blocks = self._counts, self._blocks
         if counts[index] == SMALL:
             counts = self._counts = array("I", counts)
@@ -197,7 +203,7 @@ class RankTest(DriftDetector):
         return total >= self.run_length
 
     def _measure(self, score: float, count: int) -> tuple[float, float]:
-        """What was to be expected of this score, and how far around it; then learn from it."""
+        """The expectation of this score and its spread; then learn from the score."""
         products = self._products
         last, slow, squares, left, lagged, slows, along = products
         expected, deviation = 0.0, 1.0
@@ -238,7 +244,7 @@ class RankTest(DriftDetector):
 
     @classmethod
     def from_json(cls, data: list[Any], bets: Bets, run_length: float) -> RankTest:
-        """The inverse of `to_json`. A change of `run_length` in between is obeyed; of the bets, the evidence is dropped."""
+        """The inverse of `to_json`. A changed `run_length` takes effect; changed bets drop the evidence."""
         test = cls(bets, run_length)
         counts, products, evidence, run, *how = data
         # Version 5 of the series' state had bins and counts in turn.

@@ -1,7 +1,7 @@
 """The newest values of a stream, with their sums. Pure.
 
-In: small non-negative integers. Out: the newest of them, means and spreads; exact, because sums of integers are. Holds `RING`
-values to look at and up to `SLACK` more before it is trimmed; two bytes each.
+In: small non-negative integers. Out: the newest of them, means and spreads; exact, because sums of integers are. Holds
+`RING` values and up to `SLACK` more before it is trimmed; two bytes each.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Ring:
         return size if size < RING else RING
 
     def push(self, value: int) -> None:
-        """Add one; the oldest goes when there are `RING`."""
+        """Add a value; beyond `RING` the oldest is dropped."""
         values = self._values
         size = len(values)
         if size >= RING:
@@ -71,7 +71,7 @@ class Ring:
         return math.sqrt(count * square - total * total) / count if count else 0.0
 
     def most_spread(self, count: int) -> float:
-        """No smaller than the standard deviation of the newest `count`: the squares within a part are within the whole too.
+        """An upper bound of the standard deviation of the newest `count`, from the sums of the whole ring.
 
         >>> ring = Ring()
         >>> for value in (1, 9, 1, 9, 5, 5): ring.push(value)

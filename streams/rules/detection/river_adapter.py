@@ -1,8 +1,8 @@
-"""River's detectors behind the port, as river ships them. Pure; river is imported when the first one is built.
+"""River's detectors behind the port, unchanged. Pure; river is imported when the first one is built.
 
-River serialises by pickle only, so the state kept here is the recent points: the detector is always what it would be after
-learning exactly these. Every `MEMORY` points it is rebuilt from the last `MEMORY`, hence between `MEMORY` and twice as many are
-kept, and a detector that was restored equals one that was never interrupted. No detector remembers more than that.
+River serialises only by pickle, so the state kept here is the recent points: the detector is always as after learning
+exactly these. Every `MEMORY` points it is rebuilt from the last `MEMORY`, hence between `MEMORY` and twice as many are
+kept, and a restored detector equals one that was never interrupted. No detector remembers more than that.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class RiverDetector:
 
     @property
     def promise(self) -> str:
-        """What bounds its false alarms."""
+        """The bound of its false alarms."""
         if self.kind == "drift":
             return "none proven here: river's detector with its own parameters"
         if self._spec.quantile is not None:
@@ -93,7 +93,7 @@ class RiverDetector:
         return b64encode(self._recent.tobytes()).decode()
 
     def load(self, state: Any) -> None:
-        """Learn the recent points of another one."""
+        """Learn the recent points of another detector."""
         self._recent = array("H", b64decode(state))
         self._rebuild()
 

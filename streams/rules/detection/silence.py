@@ -1,7 +1,7 @@
-"""Has a stream that used to speak stopped? Pure.
+"""Whether an active stream has stopped. Pure.
 
-In: the times of its points, epoch ms. Out: from when on its silence is remarkable. An idle stream is none of our business: a
-stream is armed once it has spoken, without a remarkable pause, for ten times as long as the pause that would be remarkable.
+In: the times of its points, epoch ms. Out: from when on its silence is unusual. Idle streams are ignored: a stream is
+armed once it has been active, without an unusual pause, for ten times as long as an unusual pause.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Silence:
         self.widest_ms = 0.0
 
     def observe(self, time_ms: int, at_least_ms: int) -> None:
-        """One more point; points out of order count as simultaneous."""
+        """Add a point; points out of order count as simultaneous."""
         gap = time_ms - self.last_ms
         if self.count == 0 or gap > max(at_least_ms, self._limit_ms()):
             self.count, self.first_ms, self.last_ms = 1, time_ms, max(time_ms, self.last_ms)
@@ -50,7 +50,7 @@ class Silence:
         return max(self.usual_ms * TIMES_USUAL, self.widest_ms * TIMES_WIDEST)
 
     def due_ms(self, at_least_ms: int) -> int:
-        """From when on silence is remarkable; -1 while not armed."""
+        """From when on silence is unusual; -1 while not armed."""
         limit = max(at_least_ms, int(self._limit_ms()))
         if self.count < POINTS or self.last_ms - self.first_ms < ARMED_FOR * limit:
             return -1

@@ -85,7 +85,7 @@ CATALOGUE: dict[str, Known] = {
 
 @dataclass(frozen=True, slots=True)
 class DetectorSpec:
-    """One detector a user has chosen. `agent`, `pattern`: whose points it sees; None: everybody's.
+    """One detector that a user chose. `agent`, `pattern`: whose points it sees; None: all.
 
     `threshold`, `quantile`: of river's ThresholdFilter or QuantileFilter, for detectors that only give scores.
     """
@@ -100,15 +100,15 @@ class DetectorSpec:
 
     @property
     def known(self) -> Known:
-        """What the catalogue says of it."""
+        """Its entry in the catalogue."""
         return CATALOGUE[self.use]
 
     def concerns(self, agent_id: str, pattern_name: str) -> bool:
-        """True if it is for this series."""
+        """Whether it is for this series."""
         return self.agent in (None, agent_id) and self.pattern in (None, pattern_name)
 
     def shown(self) -> dict[str, Value]:
-        """The parameters an anomaly names."""
+        """The parameters that an anomaly shows."""
         found: dict[str, Value] = {"name": self.name, **dict(self.parameters)}
         if self.threshold is not None:
             found["threshold"] = self.threshold
@@ -117,7 +117,7 @@ class DetectorSpec:
         return found
 
     def to_json(self) -> list[Any]:
-        """A JSON-able form that tells two specs apart."""
+        """A JSON-able form that differs for different specs."""
         return [self.name, self.use, [list(pair) for pair in self.parameters], self.threshold, self.quantile]
 
 

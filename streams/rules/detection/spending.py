@@ -1,9 +1,9 @@
-"""What an agent's answers cost, and how long its tasks wait for it: alarms about both. Pure.
+"""Alarms about the cost of an agent's answers, and about the waits of its tasks. Pure.
 
-In: the readings of a point beside confidence and execution time (`measures.py`). Out: the anomaly `costly` when answers cost a
-multiple of what they did, or one of them does (tokens stand in where no cost is known), and `slow` under its own key when tasks
-wait four times as long as usual, and ten seconds at least. Waits follow from the load more than from the agent and resemble their
-neighbours, so no promise about false alarms holds: such an alarm is `low`.
+In: a point's readings beside confidence and execution time (`measures.py`). Out: the anomaly `costly` when answers, or
+one of them, cost a multiple of the former cost (tokens if no cost is known); and `slow`, under its own key, when tasks
+wait four times as long as usual, and at least ten seconds. Waits depend on the load more than on the agent and are
+correlated, so there is no promise about false alarms: such an alarm has severity `low`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WARM = 30
 
 
 class Waits:
-    """How long the tasks of one series wait. `usual`: the slow mean of the waits' bins; river's EWMean has no warm-up."""
+    """The waits of one series' tasks. `usual`: the slow mean of the waits' bins; river's EWMean has no warm-up."""
 
     __slots__ = ("_count", "_ring", "_rise", "_usual")
 
@@ -80,7 +80,7 @@ class Waits:
 
 
 class Spending:
-    """Waits and cost of one series; each begins with the first point that has it."""
+    """Waits and cost of one series; each begins with its first point."""
 
     __slots__ = ("_cost", "_cost_factor", "_run_length", "_slow_factor", "_waits")
 

@@ -1,10 +1,11 @@
-"""How unusual is a score among those a series had before? Its tail is fitted, its threshold follows from a wanted rate. Pure.
+"""How unusual a score is in its series: the tail of past scores is fitted, and the threshold follows from a wanted
+rate. Pure.
 
-In: non-negative scores of any scale, one by one. Out: whether a score is beyond the threshold. The newest scores are held back
-for a while before they are learnt: a deviation that builds up must not raise its own threshold. Excesses over a high quantile
-are fitted by a generalised Pareto distribution (probability-weighted moments, Hosking and Wallis 1987): heavy tails get
-thresholds further out. Scores are kept in a histogram, eight bins an octave; river.stats.Quantile has no state that can be
-written as numbers, and gives one quantile only.
+In: non-negative scores of any scale, one by one. Out: whether a score exceeds the threshold. The newest scores are held
+back for a while before they are learnt: a deviation that builds up must not raise its own threshold. Excesses over a
+high quantile are fitted by a generalised Pareto distribution (probability-weighted moments, Hosking and Wallis 1987):
+heavy tails get higher thresholds. Scores are kept in a histogram, eight bins an octave; river.stats.Quantile has no
+state that can be written as numbers, and gives one quantile only.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Tail:
     __slots__ = ("_counts", "_held", "_total", "beyond", "limit", "rate")
 
     def __init__(self, rate: float, beyond: float = 1.1) -> None:
-        """`rate`: of scores beyond the threshold; `beyond`: by which factor it lies above all scores that are remembered."""
+        """`rate`: of scores beyond the threshold; `beyond`: by which factor it lies above all remembered scores."""
         self.rate = rate
         self.beyond = beyond
         self._counts = array("H", bytes(2 * BINS))
@@ -66,7 +67,7 @@ class Tail:
         self.limit = math.inf
 
     def push(self, score: float, learn: bool = True) -> bool:
-        """One more score; True if it is beyond the threshold."""
+        """Add a score; True if it exceeds the threshold."""
         if learn:
             held = self._held
             held.append(bin_of(score))
@@ -75,7 +76,7 @@ class Tail:
         return score > self.limit
 
     def forget_newest(self) -> None:
-        """The scores that are not learnt yet belonged to an incident."""
+        """Drop the scores not learnt yet: they belonged to an incident."""
         self._held.clear()
 
     def _learn(self) -> None:

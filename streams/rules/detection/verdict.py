@@ -1,8 +1,8 @@
-"""One verdict from what several detectors say of the same moment. Pure.
+"""One verdict from the votes of several detectors about the same moment. Pure.
 
-In: votes of detectors, each with how far its score is beyond its threshold. Out, a few points after the first vote: the strongest
-vote with a severity that says how sure it is, and which detectors agree. Waiting costs `HOLD` points and buys a single alarm of
-the right type: a spike and the first point of a shift look the same.
+In: votes of detectors, each with the ratio of its score to its threshold. Out, a few points after the first vote: the
+strongest vote with a severity that reflects the certainty, and which detectors agree. Waiting costs `HOLD` points and
+gives a single alarm of the right type: a spike and the first point of a shift look the same.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _ORDER: dict[Severity, int] = {"low": 0, "medium": 1, "high": 2}
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """`ratio`: score over threshold; `expected`, `current`: what was usual, and what came instead."""
+    """`ratio`: score over threshold; `expected`, `current`: the usual value, and the actual one."""
 
     detector: str
     ratio: float
@@ -59,7 +59,7 @@ class Verdict:
         return bool(self._votes)
 
     def add(self, vote: Vote) -> None:
-        """One more vote; of each detector the strongest counts."""
+        """Add a vote; of each detector the strongest counts."""
         if not self._votes:
             self._left = SLOW_HOLD if vote.detector.startswith("rank-") else HOLD
         held = self._votes.get(vote.detector)
@@ -67,12 +67,12 @@ class Verdict:
             self._votes[vote.detector] = vote
 
     def step(self) -> bool:
-        """One more point has come; True when the votes are to be counted."""
+        """Count one more point; True when the votes must be counted."""
         self._left -= 1
         return self._left < 0
 
     def clear(self) -> None:
-        """Counted, or overtaken by another alarm."""
+        """Drop the votes: they were counted, or another alarm came first."""
         self._votes.clear()
 
     def strongest(self) -> Vote:
@@ -84,7 +84,7 @@ class Verdict:
         return tuple(sorted(self._votes))
 
     def severity(self) -> Severity:
-        """How sure it is.
+        """The severity, by the certainty of the votes.
 
         >>> verdict = Verdict()
         >>> verdict.add(Vote("deviation-spike", 1.2, 9.6, 8.0, 0.1, 0.8)); verdict.severity()

@@ -1,7 +1,7 @@
-"""Which tasks of a series were judged afterwards, and how. Pure.
+"""Outcomes that were reported later for tasks of a series. Pure.
 
-In: task ids with the true outcome. Out: whether a verdict is new, repeats what is known, or changes it. Bounded: the newest
-`KEPT` tasks; a verdict repeated after that many others is taken for a new one.
+In: task ids with the true outcome. Out: whether an outcome is new, repeats a known one, or changes it. Bounded: the
+newest `KEPT` tasks; an outcome repeated after that many others counts as new.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class Verdicts:
         return len(self._known)
 
     def change(self, task_id: str, success: bool) -> tuple[bool, bool] | None:
-        """(held until now, held from now on), or None if this is known. An answer that was never judged counts as a success."""
+        """(outcome until now, outcome from now on), or None if it is known. An answer without a reported outcome counts
+        as a success.
+        """
         digest = blake2b(task_id.encode("utf-8", "surrogatepass"), digest_size=SIZE).digest()
         held = self._known.pop(digest, None)
         self._known[digest] = success
@@ -41,11 +43,11 @@ class Verdicts:
         return None if held == success else (held, success)
 
     def first(self, task_id: str) -> bool:
-        """True if no verdict on this task is known."""
+        """Whether no outcome of this task is known."""
         return blake2b(task_id.encode("utf-8", "surrogatepass"), digest_size=SIZE).digest() not in self._known
 
     def to_json(self) -> str:
-        """A JSON-able form: digest and verdict in turn, base64."""
+        """A JSON-able form: digest and outcome alternating, base64."""
         return b64encode(b"".join(digest + bytes([verdict]) for digest, verdict in self._known.items())).decode()
 
     @classmethod

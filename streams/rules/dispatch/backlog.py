@@ -1,8 +1,9 @@
-"""Tasks that wait on their topic: for one agent, the places of the records that memory does not hold, in their order. Pure.
+"""Tasks of one agent that wait on their topic: the positions of the records that memory does not hold, in order. Pure.
 
-In: a record's place (source and offset), its order, priority and deadline, and a hash of its task id. Out: the places to read
-next, those whose deadline has passed, and those of a task id. 33 bytes a task: a hundred thousand tasks take 3.3 MB.
-The records themselves stay where they are; nothing is written, and after a crash they are simply read again.
+In: a record's position (source and offset), its order, priority and deadline, and a hash of its task id. Out: the
+positions to read next, those whose deadline has passed, and those of a task id. 33 bytes a task: a hundred thousand
+tasks take 3.3 MB. The records themselves stay where they are; nothing is written, and after a crash they are read
+again.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ _NEVER = float("inf")
 
 
 class Waiting(NamedTuple):
-    """A task that waits on its topic. `source` (short name) and `offset` say where, in the partition this worker owns.
+    """A task that waits on its topic. `source` (short name) and `offset`: its position in the partition that this
+    worker owns.
 
-    `order`: tasks with a smaller one come first; `deadline`: monotonic seconds, infinite if there is none.
+    `order`: tasks with a smaller one come first; `deadline`: monotonic seconds, infinite without one.
     """
 
     source: str
@@ -38,7 +40,7 @@ def id_hash(task_id: str) -> int:
 
 
 class _Class:
-    """The tasks of one priority, by order; equal ones by arrival. `start`: the first that is still there."""
+    """The tasks of one priority, by order; equal ones by arrival. `start`: the first one left."""
 
     __slots__ = ("deadlines", "hashes", "offsets", "orders", "sources", "start")
 
@@ -101,15 +103,15 @@ class Backlog:
         return self._count
 
     def highest_priority(self) -> int | None:
-        """Of all that wait here; None if nothing does."""
+        """The highest priority of all waiting tasks; None without any."""
         return max(self._classes, default=None)
 
     def first_order(self) -> float | None:
-        """The smallest order of all that wait here; None if nothing does."""
+        """The smallest order of all waiting tasks; None without any."""
         return min((waiting.orders[waiting.start] for waiting in self._classes.values()), default=None)
 
     def any_before(self, order: float, except_source: str) -> bool:
-        """Whether tasks of a smaller order wait here whose records lie on another topic than this."""
+        """Whether tasks of a smaller order wait here whose records are on another topic than this."""
         number = self._sources.index(except_source) if except_source in self._sources else -1
         return any(
             waiting.orders[at] < order and waiting.sources[at] != number
@@ -118,7 +120,7 @@ class Backlog:
         )
 
     def add(self, task: Waiting) -> None:
-        """Remember a task."""
+        """Add a task."""
         if task.source not in self._sources:
             self._sources.append(task.source)
         waiting = self._classes.get(task.priority)

@@ -1,9 +1,9 @@
-"""Which of several capable agents a task goes to: five policies over what is known of each. Pure.
+"""Which of several capable agents a task goes to: five policies. Pure.
 
-In: what is known of the capable agents, a policy, the time (epoch ms), numbers drawn from [0, 1). Out: one of them, or none.
-What is known may be a second old, and other workers choose by it too: so policies draw two and take the better, or draw by
-weight, and count what was sent there since. Nothing is known of a new agent: it is taken for a good one, so that it gets its
-share; and what is known of a bad one fades, so that it gets another chance.
+In: the status of the capable agents, a policy, the time (epoch ms), numbers drawn from [0, 1). Out: one of them, or
+none. A status may be a second old, and other workers choose by it too: so policies draw two and take the better, or
+draw by weight, and count what was sent since. A new agent without a status is assumed to be good, so it gets its share;
+the status of a bad one fades, so it gets another chance.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ FADE_MS = 60_000
 
 @dataclass(slots=True)
 class Candidate:
-    """One capable agent. `load`: tasks it has, those sent meanwhile included; times are epoch ms, `response_ms` ms.
+    """One capable agent. `load`: its tasks, those sent meanwhile included; times are epoch ms, `response_ms` ms.
 
-    `open_until`: no call before; 0 for a closed circuit. `trial_at`: when the oldest of the trials that count was made.
-    `ejected_until`: put out because of its calls; `well`: what its checks say. `confidence`: what its answers were worth lately
-    where that is known (an agent that is too sure of itself gains nothing by it), else what it said of them itself.
+    `open_until`: no call before; 0 for a closed circuit. `trial_at`: when the oldest of the counted trials was made.
+    `ejected_until`: ejected because of failed calls; `well`: by its health checks. `confidence`: the recent calibrated
+    confidence if known (an overconfident agent gains nothing), else the stated one.
     """
 
     agent_id: str
@@ -48,33 +48,33 @@ class Candidate:
     trial_at: int = 0
 
     def pressure(self) -> float:
-        """How full it is: 1.0 when one more task would use its concurrency up."""
+        """The share of its concurrency in use if it got one more task; 1.0: all of it."""
         return (self.load + 1) / self.concurrency
 
     def trust(self, now_ms: int) -> float:
-        """Its confidence lately, drawn to what is supposed the older it is."""
+        """Its recent confidence, moved towards the assumed one with age."""
         if self.confidence is None:
             return self.prior
         return self.prior + (self.confidence - self.prior) * self._fresh(now_ms)
 
     def response(self, now_ms: int) -> float:
-        """Its response time lately, ms, drawn to what is supposed the older it is."""
+        """Its recent response time, ms, moved towards the assumed one with age."""
         if self.response_ms is None:
             return PRIOR_RESPONSE_MS
         return max(1.0, PRIOR_RESPONSE_MS + (self.response_ms - PRIOR_RESPONSE_MS) * self._fresh(now_ms))
 
     def _fresh(self, now_ms: int) -> float:
-        """What is left of what was known then: 1 at once, a half after `FADE_MS`."""
+        """The weight of its status: 1 at once, a half after `FADE_MS`."""
         return float(2 ** (-max(0, now_ms - self.known_at) / FADE_MS))
 
 
 def admitted(
     candidates: Iterable[Candidate], now_ms: int, max_ejected: float
 ) -> tuple[list[Candidate], list[Candidate]]:
-    """Those that may be chosen now, and those of whom one task may find out whether they are well again.
+    """Agents that may be chosen now, and agents that one task may try, to see whether they are healthy again.
 
-    Out are: agents whose checks say so, those with an open circuit, and those ejected; of these at most the share `max_ejected`
-    of all, those longest out are let in again first.
+    Left out are unhealthy agents, those with an open circuit, and ejected ones. At most the share `max_ejected` of all
+    agents stays ejected; those ejected longest return first.
 
     >>> some = [Candidate("a"), Candidate("b", open_until=900), Candidate("c", open_until=100), Candidate("d", well=False)]
     >>> [[found.agent_id for found in part] for part in admitted(some, 500, 0.5)]
@@ -96,7 +96,7 @@ def admitted(
 def pick(
     policy: Policy, ready: Sequence[Candidate], trials: Sequence[Candidate], now_ms: int, draw: Draw, turn: int = 0
 ) -> Candidate | None:
-    """The agent for one task. `turn`: counts the tasks, for round robin. A trial that is due goes first.
+    """The agent for one task. `turn`: counts the tasks, for round robin. A trial that is due comes first.
 
     >>> quiet, busy = Candidate("quiet", load=1), Candidate("busy", load=8)
     >>> pick("power_of_two", [busy, quiet], [], 0, iter([0.1, 0.9]).__next__).agent_id
@@ -131,7 +131,7 @@ def pick(
 
 
 def rendezvous(key: str, agent_ids: Iterable[str]) -> str | None:
-    """The agent of a key by rendezvous hashing: if an agent goes or comes, only its own keys change theirs.
+    """The agent of a key by rendezvous hashing: when an agent leaves or joins, only its own keys move.
 
     >>> rendezvous("k", ["a", "b", "c"]) == rendezvous("k", ["c", "b", "a"]), rendezvous("k", [])
     (True, None)
@@ -155,7 +155,7 @@ def _index(draw: Draw, count: int) -> int:
 
 
 def draws(seed: int) -> Draw:
-    """Numbers in [0, 1), the same ones for the same seed (splitmix64): a task done again is chosen for alike.
+    """Numbers in [0, 1), the same for the same seed (splitmix64): a task that is processed again gets the same choice.
 
     >>> draw, again = draws(7), draws(7)
     >>> [draw() == again() for _ in range(3)], 0 <= draw() < 1

@@ -1,14 +1,14 @@
-"""Which built-in agent runs a task that is not for an agent: a host, a function, a pattern. Pure.
+"""The built-in agent that runs a task of another type than `agent`: a host, a function, a pattern. Pure.
 
-In: a task of type `http`, `function` or `pattern`, and the settings. Out: a registration made here, so that such
-a task goes through the same queue, limits, breaker, retries and deadline as any other; its id has an owner partition as every
-agent's has, and stands as `agentId` on results and data points:
+In: a task of type `http`, `function` or `pattern`, and the settings. Out: a registration made here, so such a task has
+the same queue, limits, breaker, retries and deadline as any other. Its id has an owner partition like every agent's,
+and is the `agentId` of results and data points:
 
-  http      http:<host>:<port>, or http:*.<host>:<port> for what a wildcard lets pass: one per entry of the allow-list
-  function  function:<name>
-  pattern   pattern:<name>
+    http      http:<host>:<port>, or http:*.<host>:<port> for hosts that match a wildcard: one per entry of the allow-list
+    function  function:<name>
+    pattern   pattern:<name>
 
-Ids that begin so cannot be registered. A task that may not run at all fails at once, without a queue: `AgentError`.
+Ids with these prefixes cannot be registered. A task that may not run fails at once, without a queue: `AgentError`.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ class Builtin(AgentRegistration):
 
 
 class Builtins:
-    """The built-in agents of a worker. Each keeps its registration, so that one agent is one object."""
+    """The built-in agents of a worker. Each keeps its registration: one agent is one object."""
 
     def __init__(
         self, *, allowed: AllowList, functions: Container[str], patterns: bool, limits: Mapping[Kind, Limits | None]
     ) -> None:
-        """`patterns`: whether there is an executor. `limits`: None is what agents have by default."""
+        """`patterns`: whether there is an executor. `limits`: None for the default limits of agents."""
         self._allowed = allowed
         self._functions = functions
         self._patterns = patterns
@@ -67,7 +67,7 @@ class Builtins:
         self._known: OrderedDict[str, Builtin] = OrderedDict()
 
     def agent(self, task: Task) -> AgentRegistration:
-        """The agent of a task that is not for an agent. Raises `ForbiddenTarget`, `UnknownFunction`, `Unsupported`.
+        """The built-in agent of a task. Raises `ForbiddenTarget`, `UnknownFunction`, `Unsupported`.
 
         >>> none = dict(allowed=AllowList(["h"]), patterns=False, limits={"http": None, "function": None})
         >>> Builtins(functions=["f"], **none).agent(Task(id="t", type="function", target="f", payload=1)).id
@@ -103,7 +103,7 @@ class Builtins:
 
 
 def asked_of(task: Task, payload: Any) -> Any:
-    """What the task's transport needs to know, as JSON: the payload, and for an http task the request around it.
+    """The input of the task's transport, as JSON: the payload, and for an http task the request around it.
 
     >>> asked_of(Task(id="t", type="http", target="http://h/", payload=1, metadata={"method": "PUT"}), 1)
     {'url': 'http://h/', 'method': 'PUT', 'headers': None, 'query': None, 'payload': 1}
@@ -121,10 +121,11 @@ def asked_of(task: Task, payload: Any) -> Any:
 
 
 def cacheable(task: Task) -> bool:
-    """Whether its answer may be given to an equal task: yes unless it says no, but of http only what changes nothing.
+    """Whether the answer may be given to an equal task: by default yes, for http tasks only if the request changes
+    nothing.
 
-    An http task with another method than GET or HEAD is answered from the cache if it asks for that itself; so is one of a
-    conversation: what was said before it counts too.
+    An http task with another method than GET or HEAD must ask for the cache itself, and so must a task of a
+    conversation, whose answer depends on earlier ones.
 
     >>> ask = {"id": "t", "type": "http", "target": "http://h/", "payload": None}
     >>> [cacheable(Task(**ask, metadata=m)) for m in ({}, {"method": "GET"}, {"cache": True})]

@@ -1,7 +1,7 @@
-"""Which answers are kept, under which key, and for how long. Pure.
+"""Which answers are cached, under which key, and for how long. Pure.
 
-In: what a task asks; answers with their confidence; `now` in monotonic seconds. Out: an answer that was given before, or None.
-Bounded three ways: entries (least recently used go first), bytes, and age. Only confident answers are kept.
+In: a task's content; answers with their confidence; `now` in monotonic seconds. Out: an earlier answer, or None.
+Bounded in three ways: entries (the least recently used are dropped), bytes, and age. Only confident answers are kept.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def cache_key(
     kind: str = "agent",
     context_id: str | None = None,
 ) -> str:
-    """SHA-256 of the canonical JSON of what is asked, and of whom: an answer of one agent is not another's.
+    """SHA-256 of the canonical JSON of the task's content and agent: an answer of one agent is not another's.
 
     >>> a = cache_key(pattern=None, input={"x": 1, "y": 2}, capabilities=["b", "a"], target="t")
     >>> a == cache_key(pattern=None, input={"y": 2, "x": 1}, capabilities=["a", "b"], target="t")
@@ -50,7 +50,9 @@ class _Entry(NamedTuple, Generic[V]):
 
 
 class ResultCache(Generic[V]):
-    """Least recently used first out. Each entry has a slot below `max_entries`, so that a copy kept by slot is bounded too."""
+    """Drops the least recently used entry. Each entry has a slot below `max_entries`, so a copy by slot is bounded
+    too.
+    """
 
     def __init__(self, *, ttl_s: float, min_confidence: float, max_entries: int, max_bytes: int) -> None:
         self._ttl_s = ttl_s
@@ -63,7 +65,7 @@ class ResultCache(Generic[V]):
         self._bytes = 0
 
     def __len__(self) -> int:
-        """Entries kept, those included that are too old and were not asked for since."""
+        """Entries kept, including expired ones that were not asked for since."""
         return len(self._entries)
 
     @property
@@ -82,7 +84,7 @@ class ResultCache(Generic[V]):
         return entry.value
 
     def put(self, key: str, value: V, size: int, confidence: float, now: float) -> int | None:
-        """Keep an answer of `size` bytes, if it is confident and fits. Its slot, or None."""
+        """Keep an answer of `size` bytes if it is confident and fits. Returns its slot, or None."""
         if not confidence >= self._min_confidence or size > self._max_bytes:
             return None
         if key in self._entries:
@@ -95,7 +97,9 @@ class ResultCache(Generic[V]):
         return slot
 
     def restore(self, entries: Iterable[tuple[int, str, V, int, float]]) -> None:
-        """Take up entries `(slot, key, value, size, expires)` of an earlier cache, oldest first. Into an empty cache only."""
+        """Load entries `(slot, key, value, size, expires)` of an earlier cache, oldest first. Only into an empty
+        cache.
+        """
         for slot, key, value, size, expires in entries:
             fits = len(self._entries) < self._max_entries and self._bytes + size <= self._max_bytes
             if fits and slot < self._max_entries and key not in self._entries:
@@ -105,7 +109,7 @@ class ResultCache(Generic[V]):
         self._free = [slot for slot in range(self._next_slot) if slot not in taken]
 
     def remove(self, unwanted: Callable[[V], bool]) -> list[int]:
-        """Forget the values that are unwanted; the slots they had."""
+        """Remove the entries for which `unwanted` holds; returns their slots."""
         keys = [key for key, entry in self._entries.items() if unwanted(entry.value)]
         slots = [self._entries[key].slot for key in keys]
         for key in keys:

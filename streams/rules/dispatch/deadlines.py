@@ -1,6 +1,6 @@
-"""When a task must have ended. Pure.
+"""The deadline of a task. Pure.
 
-In: what the task and its CloudEvent say, the timestamp of its record, the setting `dispatch.max_wait`. Out: a deadline, or none.
+In: the task and its CloudEvent, the timestamp of its record, the setting `dispatch.max_wait`. Out: a deadline, or none.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from schemas.times import format_time, parse_time
 
 
 def deadline_ms(metadata: TaskMetadata, attributes: Mapping[str, str], record_ms: int, max_wait_ms: int) -> int | None:
-    """The earliest of what bounds the whole task, epoch ms; None if nothing does.
+    """The earliest of a task's deadlines, epoch ms; None without any.
 
-    `metadata.deadline`, `metadata.expiresIn` from the record's timestamp on, the CloudEvents attribute `expirytime`, and
-    `max_wait_ms` (0: none) from the record's timestamp or `metadata.notBefore` on. Raises `Rejected` when that is no time.
+    These are `metadata.deadline`, `metadata.expiresIn` from the record's timestamp on, the CloudEvents attribute
+    `expirytime`, and `max_wait_ms` (0: none) from the record's timestamp or `metadata.notBefore` on. Raises `Rejected`
+    for an invalid time.
 
     >>> deadline_ms(TaskMetadata(), {}, 1000, 0), deadline_ms(TaskMetadata(), {}, 1000, 500)
     (None, 1500)
@@ -41,7 +42,7 @@ def deadline_ms(metadata: TaskMetadata, attributes: Mapping[str, str], record_ms
 
 
 def never_called(not_before_ms: int, deadline_ms: int) -> str:
-    """Why a task fails whose deadline is not after its earliest time, in a sentence.
+    """The error text of a task whose deadline is not after its earliest time.
 
     >>> never_called(2000, 1000)
     'metadata.notBefore: 1970-01-01T00:00:02.000Z is not before the deadline 1970-01-01T00:00:01.000Z'

@@ -1,9 +1,9 @@
-"""Which tasks are delayed, that is left on their topic in place of memory, and when they are read back. Pure.
+"""Which tasks wait on their topic instead of in memory, and when they are read back. Pure.
 
-In: the worker's memory in bytes, what is taken of it, and what one agent holds. Out: yes or no, or how many. Whether a task may
-be held is decided when it arrives and never taken back, so nothing can swing. An agent may fill a quarter of what is left: the
-first that floods leaves three quarters, a second one three quarters of that. The last quarter is kept for agents that could begin
-a call.
+In: the worker's memory in bytes, how much is used, and how much one agent holds. Out: yes or no, or how many. Whether a
+task may be held is decided when it arrives and never revised, so nothing can oscillate. An agent may fill a quarter of
+what is left: the first that floods leaves three quarters, a second one three quarters of that. The last quarter is
+reserved for agents that could start a call.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def may_hold(budget: int, used: int, held_bytes: int, held: int, concurrency: in
 
 
 def is_crowded(waiting: int, concurrency: int) -> bool:
-    """Whether so many tasks wait in memory that the next is delayed if the agent takes no call for `CLOSED_S` seconds or longer.
+    """Whether so many tasks wait in memory that the next one is delayed if the agent takes no call for at least
+    `CLOSED_S` seconds.
 
     >>> is_crowded(256, 10), is_crowded(255, 10), is_crowded(256, 200)
     (True, False, False)
@@ -45,12 +46,12 @@ def is_crowded(waiting: int, concurrency: int) -> bool:
 
 
 def low_mark(concurrency: int) -> int:
-    """Delayed tasks are read back while an agent holds fewer: what it can be called with at once, or `LOW` if that is more."""
+    """Delayed tasks are read back while an agent holds fewer than this: its concurrency, or `LOW` if that is more."""
     return max(LOW, concurrency)
 
 
 def to_read_back(held: int, concurrency: int, room: int) -> int:
-    """How many delayed tasks to read back for an agent that holds `held`, where memory has `room` for so many.
+    """How many delayed tasks to read back for an agent that holds `held`, if memory has `room` for so many.
 
     >>> to_read_back(0, 10, 1000), to_read_back(31, 10, 1000), to_read_back(32, 10, 1000), to_read_back(0, 10, 3)
     (64, 33, 0, 3)

@@ -1,7 +1,8 @@
-"""Confidence from a judge: what the judge is asked, what its answer means, and how an answer travels to it. Pure.
+"""Confidence from a judge: the request to the judge, its answer, and how an answer travels to it. Pure.
 
-In: a task's payload and an answer that has no confidence yet; then the judge's answer. Out: the judge's payload, the header of
-the record that carries both to the partition that owns the judge, and the confidence. It decides nothing about failures.
+In: a task's payload and an answer without a confidence; then the judge's answer. Out: the judge's payload, the header
+of the record that carries both to the partition that owns the judge, and the confidence. It decides nothing about
+failures.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ QUESTION = (
 class Judged:
     """An answer on its way to its judge.
 
-    `agent_id`: who gave it; `judge`: the id of the agent that rates it; `started_ms`: the first call, epoch ms; `call_ms`: the
-    last call; `otherwise`: the confidence if the judge gives none, None: the task fails then.
+    `agent_id`: the agent that gave it; `judge`: the id of the agent that rates it; `started_ms`: the first call, epoch
+    ms; `call_ms`: the last call; `otherwise`: the confidence if the judge gives none, None: the task then fails.
     """
 
     agent_id: str
@@ -41,7 +42,7 @@ class Judged:
     otherwise: float | None = None
 
     def header(self) -> bytes:
-        """As the value of a header."""
+        """The value of the header."""
         given: dict[str, Any] = {
             "agentId": self.agent_id,
             "judge": self.judge,
@@ -58,7 +59,7 @@ class Judged:
 
 
 def read_judged(header: bytes) -> Judged:
-    """What `Judged.header` gave. Raises `Rejected`."""
+    """The inverse of `Judged.header`. Raises `Rejected`."""
     try:
         given = loads(header)
         metadata = given.get("metadata")
@@ -85,7 +86,8 @@ def judge_body(payload: Any, answer: Success) -> bytes:
 
 
 def rated(verdict: Answer) -> float:
-    """The confidence a judge gives. Two cases: 1 its value is a number. 2 it is true or false: how sure it is of that counts.
+    """The confidence from a judge's answer. Two cases: 1 its value is a number. 2 it is true or false: the judge's own
+    confidence in that counts.
 
     Raises `BadResponse`.
 
@@ -102,7 +104,7 @@ def rated(verdict: Answer) -> float:
 
 
 def with_verdict(judged: Judged, confidence: float, verdict: Answer | None) -> Success:
-    """The answer with its confidence; what the judge said beside it is the member `judge` of its metadata."""
+    """The answer with its confidence; the rest of the judge's answer becomes the member `judge` of its metadata."""
     metadata = loads(judged.answer.metadata_json) if judged.answer.metadata_json else {}
     metadata["judge"] = {"agentId": judged.judge} | ({} if verdict is None else verdict.metadata)
     return Success(judged.answer.value_json, confidence, dumps(metadata))

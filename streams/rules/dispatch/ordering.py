@@ -1,8 +1,8 @@
 """The tasks of one ordering key at one agent: which of them is next. Pure.
 
-In: tasks that arrive, each with its position (topic, offset), and what of them is left on its topic. Out: one task at a time.
-Within one topic the order is that of the log, whatever the order in which records are read. Two topics take turns: nothing says
-which of their tasks is the older one, and neither may starve the other.
+In: arriving tasks, each with its position (topic, offset), and which of them are left on their topic. Out: one task at
+a time. Within one topic the order is that of the log, in whatever order records are read. Two topics take turns: which
+of their tasks is older is unknown, and neither may starve the other.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ READING = -inf
 
 
 class LogPosition(NamedTuple):
-    """Where a task's first record of this partition lies. It stays the same when the record is relocated."""
+    """The position of a task's first record in this partition. It stays the same when the record is relocated."""
 
     topic: str
     offset: int
 
 
 def first_record_of(record: SourceRecord) -> LogPosition:
-    """Where the record lay before it was relocated.
+    """The position of the record before it was relocated.
 
     >>> first_record_of(SourceRecord("parked", 0, 2, None, b"", (("parallax-order", b"tasks/17"),))).offset
     17
@@ -43,14 +43,14 @@ def first_record_of(record: SourceRecord) -> LogPosition:
 
 
 class Next(NamedTuple, Generic[T]):
-    """Whose turn it is: `item`; or else `topic`, from which the next one must be read back first; or nothing."""
+    """The task with the next turn: `item`; or `topic`, from which it must be read back first; or neither."""
 
     item: T | None = None
     topic: str | None = None
 
 
 class Chain(Generic[T]):
-    """Tasks of one key. `busy`: one has its turn, and no other begins before `release`.
+    """The tasks of one key. `busy`: one has its turn, and no other begins before `release`.
 
     >>> chain = Chain()
     >>> for offset in (7, 3, 5):
@@ -79,7 +79,7 @@ class Chain(Generic[T]):
         insort(self._waiting.setdefault(position.topic, []), (position.offset, item), key=lambda row: row[0])
 
     def remove(self, position: LogPosition, item: T) -> bool:
-        """It waits no more; False if it did not wait."""
+        """Remove the task; False if it did not wait."""
         waiting = self._waiting.get(position.topic, [])
         at = bisect_left(waiting, position.offset, key=lambda row: row[0])
         if at == len(waiting) or waiting[at][1] is not item:
@@ -90,7 +90,7 @@ class Chain(Generic[T]):
         return True
 
     def next(self, stored: Callable[[str], float | None]) -> Next[T]:
-        """Give a turn. `stored`: the first offset of this key that is left on a topic, `READING`, or None if there is none."""
+        """Give a turn. `stored`: returns the first offset of this key that is left on a topic, `READING`, or None."""
         if self.busy:
             return Next()
         for number in range(self._first, self._first + len(TOPICS)):
@@ -108,7 +108,7 @@ class Chain(Generic[T]):
         return Next()
 
     def release(self) -> None:
-        """The task that had its turn has ended, or went elsewhere."""
+        """The task that had its turn has ended, or moved."""
         self.busy = False
 
     def before(self, position: LogPosition) -> Iterator[T]:

@@ -1,4 +1,5 @@
-"""The records dispatch writes: of tasks that ended, and of tasks that go on elsewhere (the same bytes, other headers). Pure.
+"""The records that dispatch writes: for tasks that ended, and for tasks that move (the same bytes, other headers).
+Pure.
 
 In: what happened to a task. Out: `Output`s.
 """
@@ -36,7 +37,9 @@ class DispatchRecorder(TaskRecorder):
         now_ms: int,
         cancel_reason: str | None = None,
     ) -> Output:
-        """The same bytes to another partition, with the agent chosen (if it is yet). `cancel_reason`: it is to end there."""
+        """The same bytes to another partition, with the agent, if one is chosen. `cancel_reason`: the task will be
+        cancelled there.
+        """
         own_headers = carried.own_headers() | {HOPS_HEADER: str(hops)}
         if agent_id is not None:
             own_headers[AGENT_HEADER] = agent_id
@@ -62,13 +65,12 @@ class DispatchRecorder(TaskRecorder):
         partition: int,
         now_ms: int,
     ) -> Output:
-        """The same bytes to the topic `scheduled`, until their time has come. `agent_id`: empty while none is chosen.
+        """The same bytes to the topic `scheduled`, until their time. `agent_id`: empty while none is chosen. `task_id`:
+        the id under which the task is answered once, see `TaskRun.claimed_id`.
 
-        `task_id`: the id under which the task is answered once, see `TaskRun.claimed_id`.
-
-        Each record has a key of its own: a second one of the same task must not replace the first. `record` may be read again
-        and written again later, so the key also has the time of writing: the tombstone of the later copy, which is a duplicate,
-        must not take back the earlier one.
+        Each record has its own key: a second one of the same task must not replace the first. `record` may be read and
+        written again later, so the key also has the time of writing: the tombstone of the later copy, which is a
+        duplicate, must not remove the earlier one.
         """
         key = f"{record.topic}/{record.partition}/{record.offset}/{now_ms}/{task_id}"
         own_headers = carried.own_headers() | {TASK_HEADER: task_id, NOT_BEFORE_HEADER: str(not_before_ms)}
@@ -86,11 +88,10 @@ class DispatchRecorder(TaskRecorder):
         now_ms: int,
         first_record: str = "",
     ) -> Output:
-        """The same bytes to the end of the `parked` topic of the same partition, so that the commit can pass the record.
+        """The same bytes to the end of the `parked` topic of the same partition, so the commit can pass the record.
 
-        `token`: tells the owner which of its tasks the new record carries on. `agent_id`: empty while none is chosen.
-
-        `first_record`: where the record lay first, if its task has an ordering key.
+        `token`: shows the owner which of its tasks the new record continues. `agent_id`: empty while none is chosen.
+        `first_record`: the position of the first record, for a task with an ordering key.
         """
         own_headers = carried.own_headers() | {AGENT_HEADER: agent_id, TASK_HEADER: task_id, MOVED_HEADER: token}
         if first_record:

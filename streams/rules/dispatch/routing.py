@@ -1,6 +1,6 @@
-"""Which agents a task may go to. Pure. Which of them it is, `balancing.py` says.
+"""Which agents a task may go to. Pure. `balancing.py` chooses among them.
 
-In: a task, the agents known. Out: the capable ones, or the reason there is none.
+In: a task, the agents known. Out: the capable ones, or the reason why there is none.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def capable(agents: Iterable[AgentRegistration], wanted: Iterable[str]) -> list[
 
 
 def owner_key(task: Mapping[str, Any]) -> str:
-    """The key whose owner partition handles a task first: its agent, else its ordering key, else its id.
+    """The key whose owner partition processes a task first: its agent, else its ordering key, else its id.
 
     >>> owner_key({"id": "t", "type": "agent", "target": "a"}), owner_key({"id": "t", "type": "http", "target": "http://h"})
     ('a', 't')
@@ -37,7 +37,7 @@ def owner_key(task: Mapping[str, Any]) -> str:
 
 
 def absence(task: Task, known: bool = False) -> str:
-    """Why no agent can take the task, in a sentence. `known`: there are capable ones."""
+    """Why no agent can take the task, in a sentence. `known`: capable ones are registered."""
     if task.target is not None:
         return f"agent {task.target!r} is not registered"
     wanted = ", ".join(sorted(task.capabilities or ()))

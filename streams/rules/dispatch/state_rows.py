@@ -1,4 +1,4 @@
-"""Which rows of the topic `state` an added partition takes over from the one that its keys came from. Pure."""
+"""Which rows of the topic `state` an added partition takes over from the partition that its keys came from. Pure."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from schemas.partitioning import partition_for
 def belongs(app: str, key: bytes, value: bytes, number: int, count: int) -> bool:
     """Whether the row of application `app` belongs to partition `number` of `count`.
 
-    Four cases: 1 answered ids: all of them, since a digest does not say which partition its id belongs to (another's are never
-    asked for); 2 the guards of an agent, and 3 an answer that is kept: the agent's partition; 4 anything else stays.
+    Four cases: 1 answered ids: all of them, since a digest does not show its partition (those of other partitions are
+    never asked for); 2 an agent's guards, and 3 a cached answer: the agent's partition; 4 anything else stays.
 
     >>> belongs("shop", b"shop/seen/0", b"", 3, 8), belongs("shop", b"shop/agent/a1", b"", 1, 2), belongs("shop", b"x", b"", 0, 1)
     (True, True, False)

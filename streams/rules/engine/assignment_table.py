@@ -1,4 +1,5 @@
-"""What a group's leader tells all members with their assignments: where each answers, how many partition numbers there are. Pure.
+"""The user data that a group's leader sends with assignments: each member's address, and the number of partitions.
+Pure.
 
 In: the user data of an assignment or a subscription. Out: rows; an address and a count.
 """
@@ -15,7 +16,7 @@ Row = tuple[str, list[int]]
 
 
 def encode_table(rows: Iterable[Row], count: int) -> bytes:
-    """The user data of an assignment. Older versions take the count for the number of a partition that is not there.
+    """The user data of an assignment. Older versions read the count as the number of a missing partition.
 
     >>> encode_table([("http://w", [0, 1])], 2)
     b'[["http://w",[0,1]],["",[2]]]'
@@ -24,7 +25,7 @@ def encode_table(rows: Iterable[Row], count: int) -> bytes:
 
 
 def decode_table(user_data: bytes | None) -> list[Row]:
-    """The rows; none if nothing was told. Raises `ValueError`, `TypeError`.
+    """The rows; empty if there are none. Raises `ValueError`, `TypeError`.
 
     >>> decode_table(b'[["http://w",[0,1]],["",[2]]]'), decode_table(b"")
     ([('http://w', [0, 1]), ('', [2])], [])
@@ -34,7 +35,7 @@ def decode_table(user_data: bytes | None) -> list[Row]:
 
 
 def count_of(rows: Iterable[Row]) -> int | None:
-    """How many partition numbers there are; None: an older version did not say.
+    """The number of partitions; None: an older version did not send it.
 
     >>> count_of([("http://w", [0, 1]), ("", [2])]), count_of([])
     (2, None)
@@ -43,7 +44,7 @@ def count_of(rows: Iterable[Row]) -> int | None:
 
 
 def said_by(user_data: bytes | None) -> tuple[bytes, int]:
-    """Of a subscription's user data a member's address, and the count that it reports; 0 if it reports none.
+    """A member's address from a subscription's user data, and the count that it reports; 0 without one.
 
     >>> said_by(b"http://w"), said_by(b"http://w\\n16"), said_by(None)
     ((b'http://w', 0), (b'http://w', 16), (b'', 0))

@@ -1,6 +1,6 @@
-"""Where a log that a worker reads whole is read on from, when it may not be the one that was read. Pure.
+"""Where to continue reading a log that a worker reads whole, if it may have been replaced or truncated. Pure.
 
-To apply a record twice does no harm there, to miss one does: where two answers are possible, it is the lower offset.
+Applying a record twice does no harm there, missing one does: if two answers are possible, it is the lower offset.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 
 class LogSeen(NamedTuple):
-    """A log at the last look: `position` is the next offset to be read. `topic_id` "" and `epoch` -1: brokers do not say."""
+    """A log at the last check: `position` is the next offset to read. `topic_id` "" and `epoch` -1: not reported by the
+    brokers.
+    """
 
     position: int
     topic_id: str = ""
@@ -17,7 +19,7 @@ class LogSeen(NamedTuple):
 
 
 class LogAtPresent(NamedTuple):
-    """A log as its broker tells it. `cut`: where what was written up to the epoch seen last ends in it; None: not known."""
+    """A log as its broker reports it. `cut`: where the records up to the last seen epoch end in it; None: unknown."""
 
     begin: int
     end: int
@@ -27,7 +29,7 @@ class LogAtPresent(NamedTuple):
 
 
 def is_another(seen: LogSeen, topic_id: str, position: int, cut: int | None) -> bool:
-    """Whether what was read up to `position` may lie elsewhere in the log that is there now.
+    """Whether the records up to `position` may differ from those in the present log.
 
     >>> is_another(LogSeen(3, "a", 1), "b", 3, None), is_another(LogSeen(3, "a", 1), "a", 5, 4)
     (True, True)
@@ -38,7 +40,7 @@ def is_another(seen: LogSeen, topic_id: str, position: int, cut: int | None) -> 
 
 
 def read_on_from(seen: LogSeen, position: int, now: LogAtPresent) -> int:
-    """`position`: the next offset to be read, if the log is the same.
+    """The offset to continue at. `position`: the next offset, if the log is the same.
 
     >>> read_on_from(LogSeen(3, "a"), 3, LogAtPresent(0, 5, "b")), read_on_from(LogSeen(3), 3, LogAtPresent(0, 1))
     (0, 0)

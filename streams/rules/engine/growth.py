@@ -1,10 +1,10 @@
-"""Which partition a new one takes its memory over from when partitions are added. Pure.
+"""From which partition a new one takes over its state when partitions are added. Pure.
 
-Keys belong to partition `hash % count`. If the count becomes a multiple of what it was, all keys of a new partition came from one
-old partition: its ancestor. Each partition keeps the counts under which it was open, with its state; an ancestor is one that was
-open under the earlier count, since only then it held what belonged to the new one.
+Keys belong to partition `hash % count`. If the count becomes a multiple of the former one, all keys of a new partition
+came from one old partition: its ancestor. Each partition keeps the counts under which it was open, with its state. An
+ancestor was open under the earlier count, since only then it held what belongs to the new one.
 
-In: partition numbers and counts. Out: the ancestor, and in which order to look for it.
+In: partition numbers and counts. Out: the ancestor, and in which order to search it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MOST_COUNTS = 32
 
 
 def lineage(number: int, count: int) -> list[tuple[int, int]]:
-    """Earlier counts and the partition that then held the keys of `number`, the newest that is possible first.
+    """Earlier counts and the partition that then held the keys of `number`, the newest possible first.
 
     >>> lineage(25, 32), lineage(3, 8), lineage(0, 8)
     ([(16, 9), (8, 1), (4, 1), (2, 1), (1, 0)], [(2, 1), (1, 0)], [])
@@ -31,7 +31,8 @@ def lineage(number: int, count: int) -> list[tuple[int, int]]:
 
 
 def is_ancestor(earlier: int, counts: Sequence[int]) -> bool:
-    """Whether a partition held under `earlier` what belongs to a new one now. `counts`: those under which it was open.
+    """Whether a partition held, under `earlier`, what belongs to a new one now. `counts`: those under which it was
+    open.
 
     >>> is_ancestor(8, [8, 32]), is_ancestor(16, [8, 32]), is_ancestor(16, [NOT_RECORDED])
     (True, False, True)
@@ -49,7 +50,7 @@ def with_count(counts: Sequence[int], count: int) -> list[int]:
 
 
 def strays(counts: Sequence[int], count: int) -> int | None:
-    """The last count, if its keys are not each in one new partition only: what is remembered of them stays behind.
+    """The last count, if its partitions' keys are split among several new ones: their state stays behind. Else None.
 
     >>> strays([8], 16), strays([8], 12), strays([16], 8), strays([NOT_RECORDED], 12), strays([], 8)
     (None, 8, 16, None, None)

@@ -103,7 +103,7 @@ class Ledger:
         return True
 
     def skip_to(self, offset: int) -> None:
-        """The consumer's position: everything below it that was to be delivered has been (the rest are markers).
+        """The consumer's position: everything to deliver below it has been delivered (the rest are markers).
 
         >>> ledger = Ledger(10); ledger.skip_to(12); ledger.head
         12
@@ -113,8 +113,8 @@ class Ledger:
             self._absorb()
 
     def expire(self, first: int, end: int) -> int:
-        """The log lost the records from `first` to before `end` before they were delivered. How many of them were not done: at
-        most, since offsets of transaction markers and of what was compacted count too.
+        """The log lost the records from `first` to before `end` before they were delivered. Returns how many of them
+        were not done: an upper bound, since offsets of transaction markers and compacted records count too.
 
         They count as done from now on: the next owner must not count them again.
 
@@ -164,9 +164,9 @@ class Ledger:
         return found
 
     def full(self) -> bool:
-        """True when the offset map might pass its intake limit: deliver no more until it shrinks.
+        """Whether the offset map might exceed its intake limit: deliver no more until it shrinks.
 
-        Never with nothing in flight: what is delivered next is the lowest offset that is not done, and shrinks it.
+        Never with nothing in flight: the next delivered offset is the lowest that is not done, and shrinks it.
         """
         return bool(self._in_flight) and self._bound() > LIMIT_BYTES * INTAKE_STOP
 

@@ -46,10 +46,10 @@ MAX_BITS = (LIMIT_BYTES // 4 * 3 - _FRAME) * 8
 
 
 def encode(topic: str, partition: int, head: int, runs: Sequence[Run]) -> str:
-    """The map as text; empty when nothing beyond `head` is done. `runs`: ascending, disjoint, not touching, all > head.
+    """The map as text; empty if nothing beyond `head` is done. `runs`: ascending, disjoint, not touching, all > head.
 
-    Of more than fits, what lies furthest beyond `head` is left out. That is delivered again to the next owner, which knows its
-    ids as answered; relief (`Ledger.blocking_offsets`) makes room before.
+    If not everything fits, the runs furthest beyond `head` are left out. They are delivered again to the next owner,
+    which knows their ids as answered; relocation (`Ledger.blocking_offsets`) makes room before that.
 
     >>> decode("tasks", 0, 10, encode("tasks", 0, 10, [(12, 14), (20, 20)]))
     [(12, 14), (20, 20)]
@@ -152,7 +152,7 @@ def _decode_bits(head: int, body: bytes) -> list[Run]:
 
 
 def size_bound(pending_runs: int, done_runs: int, span: int) -> int:
-    """Bytes the text may need at most, from counts alone (no encoding).
+    """An upper bound of the text's bytes, from counts alone (without encoding).
 
     `pending_runs`: runs of offsets that are not done in the span. `done_runs`: runs done beyond what was delivered.
 

@@ -1,11 +1,12 @@
 """How long a worker waits before its next commit. Pure.
 
-A commit has a fixed cost, which a batch shares; a task that waits for a batch is late. So commits keep a distance that grows with
-what they cost: up to a commit's length, counted from the end of the last one. Four cases follow:
-1 a task that comes later than that is committed at once: where tasks are few, latency is one transaction;
-2 tasks that come one after the other, each once the last is answered, are committed at once: nothing else would come meanwhile;
-3 tasks that come faster share commits: they wait until commits take at most half of the time;
-4 where commits are slow (a busy broker or worker) the distance grows, batches with it, and the load goes down.
+A commit has a fixed cost, which a batch shares, but waiting for a batch delays tasks. So the distance between commits
+grows with their cost: up to a commit's length, counted from the end of the last one. Four cases follow:
+
+    1 a task that comes later than that is committed at once: where tasks are few, latency is one transaction;
+    2 tasks that come one after the other, each once the last is answered, are committed at once: nothing else would come meanwhile;
+    3 tasks that come faster share commits: they wait until commits take at most half of the time;
+    4 where commits are slow (a busy broker or worker) the distance grows, batches with it, and the load goes down.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ MEMORY = 0.2
 def wait_s(idle_s: float, commit_s: float, records: float, interval_max_s: float) -> float:
     """Seconds to wait before the next commit. `idle_s`: since the end of the last one.
 
-    `commit_s`, `records`: how long commits take and how many records they finish lately. With one each, a wait brings no others:
-    the distance is whole where they finish two. `interval_max_s`: no distance is longer.
+    `commit_s`, `records`: recent duration of a commit, and the records it finishes. With one record each, a wait
+    gathers no others; from two on, the distance is used in full. `interval_max_s`: the longest distance.
 
     >>> [round(wait_s(idle_s, 0.006, 3, 0.05), 3) for idle_s in (0.0, 0.005, 1.0)]
     [0.006, 0.001, 0.0]
@@ -35,7 +36,7 @@ def wait_s(idle_s: float, commit_s: float, records: float, interval_max_s: float
 
 
 def mean(earlier: float, newest: float) -> float:
-    """The mean with the newest value in it.
+    """The smoothed mean with a new value.
 
     >>> round(mean(0.01, 0.02), 6)
     0.012

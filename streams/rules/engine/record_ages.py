@@ -1,7 +1,7 @@
-"""How old the oldest unfinished record of each topic partition is, read from the brokers as seldom as possible. Pure.
+"""The age of each topic partition's oldest unfinished record, with as few reads from the brokers as possible. Pure.
 
-In: at each look the offset of that record and the log's end; the record's timestamp, where `look` asks for it. Out: since when it
-has been waiting. A record that lies behind the log's end of the last look is younger than that look: such a one is not read.
+In: at each check the offset of that record and the log's end; the record's timestamp, if `look` asks for it. Out: since
+when it has been waiting. A record behind the log's end of the last check is younger than that check, so it is not read.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class RecordAges(Generic[Key]):
         self._last: dict[Key, tuple[int, int]] = {}
 
     def look(self, key: Key, offset: int | None, end: int, now_ms: int) -> bool:
-        """Whether the record at `offset`, the oldest that is not finished, must be read. None: all are finished.
+        """Whether the record at `offset`, the oldest unfinished one, must be read. None: all are finished.
 
-        Three cases: 1 it was the oldest at the last look too; 2 it came since the last look; 3 it was there before.
+        Three cases: 1 it was the oldest at the last check too; 2 it came since the last check; 3 it was there before.
         """
         known, last = self._oldest.get(key), self._last.get(key)
         self._last[key] = end, now_ms
@@ -58,14 +58,14 @@ class RecordAges(Generic[Key]):
         return True
 
     def read(self, key: Key, offset: int, timestamp_ms: int | None) -> None:
-        """The timestamp of that record. None: it cannot be read, and is not asked for again."""
+        """The timestamp of that record. None: it is unreadable, and not asked for again."""
         known = self._oldest.get(key)
         if known is not None and known.offset == offset:
             since_ms = known.since_ms if timestamp_ms is None or timestamp_ms <= 0 else timestamp_ms
             self._oldest[key] = known._replace(since_ms=since_ms, read=True)
 
     def age_ms(self, key: Key, now_ms: int) -> int:
-        """Of the oldest unfinished record at the last look; 0 if there was none."""
+        """The age of the oldest unfinished record at the last check; 0 without one."""
         known = self._oldest.get(key)
         return 0 if known is None else max(0, now_ms - known.since_ms)
 

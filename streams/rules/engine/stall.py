@@ -1,8 +1,8 @@
-"""When does a partition stand still? Pure: positions, log ends and the time go in, those that are stalled come out.
+"""When a partition is stalled. Pure: positions, log ends and the time go in, stalled partitions come out.
 
-A partition is stalled when it is polled for, the broker has records beyond our position, and that position has not moved, for
-`after_s` seconds on end. What is not known (no answer from the broker) or not asked for (no room) is never called stalled.
-It keeps one row per partition of the last look, no more.
+A partition is stalled if it is polled, the broker has records beyond our position, and that position has not moved for
+`after_s` seconds. A partition that is not polled (no room) or whose end is unknown (no answer) is never stalled. It
+keeps one row per partition of the last check.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ P = TypeVar("P", bound=Hashable)
 
 
 class Stalled(NamedTuple):
-    """One partition that stands still: our position, the log's end at the last look, seconds without a move."""
+    """A stalled partition: our position, the log's end at the last check, seconds without progress."""
 
     position: int
     end: int
@@ -24,7 +24,7 @@ class Stalled(NamedTuple):
 
 @dataclass(slots=True)
 class StallRule(Generic[P]):
-    """Asked again and again with what is known now; `after_s` seconds make a stall.
+    """Call it at every check; `after_s` seconds without progress make a stall.
 
     >>> rule = StallRule(after_s=30.0)
     >>> rule.look(0.0, {"p0": 5, "p1": 9}, {"p0": 8, "p1": 9})
@@ -40,9 +40,9 @@ class StallRule(Generic[P]):
     """Position, and the first look at which it was behind and has not moved since."""
 
     def look(self, now: float, polled: Mapping[P, int], ends: Mapping[P, int]) -> dict[P, Stalled]:
-        """`now`: monotonic seconds; `polled`: position of every partition that is polled for; `ends`: log ends, where known.
+        """`now`: monotonic seconds; `polled`: position of every polled partition; `ends`: known log ends.
 
-        An end that is too small hides a stall; it never makes one.
+        An end that is too low hides a stall; it never causes one.
         """
         before, self._since = self._since, {}
         stalled: dict[P, Stalled] = {}
@@ -59,5 +59,5 @@ class StallRule(Generic[P]):
         return stalled
 
     def forget(self) -> None:
-        """Begin anew: what was seen belongs to a consumer that is gone."""
+        """Start again: earlier positions belong to a consumer that is gone."""
         self._since.clear()

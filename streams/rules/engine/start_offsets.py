@@ -1,8 +1,9 @@
-"""Where a partition begins when it is opened: from what the group committed, what was kept beside it, and the log as it is. Pure.
+"""Where a partition begins when it is opened: from the group's committed offset, the kept offset, and the present log.
+Pure.
 
-Offsets of a group can be wrong in two ways. They get lost (they expire, or are reset by hand), though the log is the same: then
-what was kept says how far the work is. Or the log changes under them (the topic is made anew, or loses its end in an unclean
-election or with a restored volume), and they point at other records than before: then they must not be believed.
+A group's offsets can be wrong in two ways. They get lost (they expire, or are reset by hand) while the log stays the
+same: the kept offset then shows the progress. Or the log changes under them (the topic is recreated, or the log is
+truncated by an unclean election or a restored volume), and they point at other records: they must then not be used.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ NOT_COMMITTED = (-1, "")
 
 
 class KeptOffset(NamedTuple):
-    """How far a group was in a topic partition, kept on the state topic with each commit.
+    """A group's progress in a topic partition, kept on the state topic with each commit.
 
-    `topic_id` and `epoch`: of the log when it was known to hold everything below `checked`; empty and -1 where brokers do not
-    say.
+    `topic_id` and `epoch`: of the log when it was known to hold everything below `checked`; empty and -1 if not
+    reported.
     """
 
     offset: int
@@ -29,7 +30,7 @@ class KeptOffset(NamedTuple):
 
 
 class LogNow(NamedTuple):
-    """A log as its broker tells it. `cut`: where what was written up to the kept epoch ends in it; None: not known."""
+    """A log as its broker reports it. `cut`: where the records up to the kept epoch end in it; None: unknown."""
 
     begin: int
     end: int
@@ -39,7 +40,7 @@ class LogNow(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Where to begin. `committed`: the group has exactly this. `why`: it is not what the group has; None: nothing to tell.
+    """Where to begin. `committed`: this is the group's committed offset. `why`: why it is not; None: nothing to report.
 
     `fresh`: the group never committed and nothing is kept.
     """
@@ -85,7 +86,7 @@ def start_offset(
 
 
 def _clipped(topic: str, partition: int, head: int, text: str, end: int) -> str:
-    """The offset map without what lies at `end` or behind."""
+    """The offset map without runs at `end` or beyond."""
     try:
         runs = offset_map.decode(topic, partition, head, text)
     except offset_map.MapError:
@@ -94,7 +95,7 @@ def _clipped(topic: str, partition: int, head: int, text: str, end: int) -> str:
 
 
 def lost_its_end(kept: KeptOffset, topic_id: str, cut: int | None) -> str | None:
-    """Why the log of an open partition is not the one that was seen before; None if it is, or nobody knows.
+    """Why the log of an open partition is not the one seen before; None if it is, or if that is unknown.
 
     >>> lost_its_end(KeptOffset(0, "", "id", 3, checked=40), "id", 20)
     'the log lost what lay behind 20'

@@ -1,7 +1,7 @@
-"""When a partition is opened again that could not be opened, or that was lost, and when that is given up. Pure.
+"""When to open a partition again that could not be opened, or that was lost, and when to give up. Pure.
 
-In: how a start ended. Out: the pause before the next one, and whether another one can help. Brokers that are away are waited for;
-what they refuse, and faults of our own, are tried a few times.
+In: how a try ended. Out: the pause before the next one, and whether another one can help. Unreachable brokers are
+waited for; their refusals, and faults of our own, are tried a few times.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TELL_EVERY = 6
 
 @dataclass(slots=True)
 class OpeningTries:
-    """The tries to open one partition. `pause_s`: before the next one; `tries`: those that brokers ended.
+    """The tries to open one partition. `pause_s`: before the next one; `tries`: those that failed at the brokers.
 
     >>> opening = OpeningTries(0.0)
     >>> for _ in range(UNAUTHORIZED_TRIES):
@@ -37,13 +37,13 @@ class OpeningTries:
     _refused: int = 0
 
     def failed(self, *, transient: bool, unauthorized: bool) -> None:
-        """Brokers ended it: `transient`, they were away; `unauthorized`, we may not."""
+        """A try failed at the brokers: `transient`, they were unreachable; `unauthorized`, a right is missing."""
         self.tries += 1
         self._refused += max(1, START_TRIES // UNAUTHORIZED_TRIES) if unauthorized else not transient
         self.pause_s = min(max(RESTART_PAUSE_S, self.pause_s * 2), MAX_START_PAUSE_S)
 
     def broke(self) -> None:
-        """A fault of our own ended it, or one of the Kafka client."""
+        """A try failed by a fault of our own, or of the Kafka client."""
         self._refused += START_TRIES // BUG_TRIES
         self.pause_s = RESTART_PAUSE_S
 
@@ -53,7 +53,7 @@ class OpeningTries:
 
     @property
     def is_news(self) -> bool:
-        """Whether the last try is worth a warning."""
+        """Whether the last try deserves a warning."""
         return self.tries <= TELL_EVERY or self.tries % TELL_EVERY == 0
 
 
@@ -72,7 +72,9 @@ class Losses:
     _hopeless: dict[int, int] = field(default_factory=dict)
 
     def lost(self, number: int, *, committed: bool, transient: bool) -> int:
-        """A partition was lost, and had `committed` since it was opened; how often since the last commit."""
+        """A partition was lost. `committed`: it had committed since it was opened. Returns how often it was lost since
+        the last commit.
+        """
         if committed:
             self._counts[number] = self._hopeless[number] = 0
         self._counts[number] = self._counts.get(number, 0) + 1
@@ -80,7 +82,7 @@ class Losses:
         return self._counts[number]
 
     def hopeless(self, number: int) -> int:
-        """How many of them no wait mends."""
+        """The number of losses that no wait can repair."""
         return self._hopeless.get(number, 0)
 
     def is_hopeless(self, number: int) -> bool:
@@ -89,6 +91,8 @@ class Losses:
 
     @staticmethod
     def pause_s(losses: int, *, session_timeout_s: float) -> float:
-        """Before the next start. It outlasts a heartbeat: a worker that was frozen learns first that its partitions moved."""
+        """Seconds before the next start. Longer than a heartbeat: a worker that was frozen first learns that its
+        partitions moved.
+        """
         first_s = max(RESTART_PAUSE_S, session_timeout_s / 4)
         return min(first_s * 2.0 ** min(losses - 1, 8), MAX_REOPEN_PAUSE_S)

@@ -1,1 +1,1 @@
-"""What is shown of what happens now: pure."""
+"""Rules of the live page. Pure."""

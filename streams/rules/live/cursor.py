@@ -1,6 +1,6 @@
-"""Where a reader of `events` stands, as text that travels through a browser and back. Pure.
+"""The position of a reader of `events`, as text that travels to a browser and back. Pure.
 
-In: the next offset to read of each partition. Out: a short cursor, and the positions again. It says nothing of what lies there.
+In: the next offset to read of each partition. Out: a short cursor, and the positions again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def encode(positions: Mapping[int, int]) -> str:
-    """Partition number to next offset, as a cursor. Partitions that are not in it stay open.
+    """Partition number to next offset, as a cursor. Partitions that are missing are undefined.
 
     >>> encode({0: 5, 2: 1296})
     'v1.5..100'
@@ -25,7 +25,7 @@ def encode(positions: Mapping[int, int]) -> str:
 
 
 def decode(text: str) -> dict[int, int]:
-    """The positions of a cursor. Raises ValueError saying what is wrong.
+    """The positions of a cursor. Raises ValueError with the reason.
 
     >>> decode("v1.5..100")
     {0: 5, 2: 1296}

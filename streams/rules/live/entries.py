@@ -1,7 +1,7 @@
-"""What watchers are shown of an event, and how much of that is kept. Pure.
+"""How an event is shown to watchers, and how many are kept. Pure.
 
-In: a record's bytes. Out: an `Entry`, its JSON on one line and short; or None for what is no event. `EntryBuffer` bounds a queue
-of them by number and bytes, oldest out first; `merged` puts partitions into one order.
+In: a record's bytes. Out: an `Entry` with short JSON on one line; or None if it is not an event. `EntryBuffer` bounds a
+queue of entries by number and bytes and drops the oldest; `merged` puts partitions into one order.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ ANSWERS = ("result", "value")
 
 @dataclass(slots=True, frozen=True)
 class Entry:
-    """One event. `json`: as it is sent, shared by all watchers; `at_ms`: when it was written; `execution_ms`: if it tells one."""
+    """One event. `json`: as it is sent, shared by all watchers; `at_ms`: when it was written; `execution_ms`: if it has
+    one.
+    """
 
     kind: str
     partition: int
@@ -62,7 +64,7 @@ def entry(value: bytes | None, partition: int, offset: int, at_ms: int) -> Entry
 
 
 def shortened(event: dict[str, Any]) -> dict[str, Any]:
-    """The event with its long members replaced by their sizes.
+    """The event with long members replaced by their sizes.
 
     >>> shortened({"type": "x", "data": {"taskId": "t", "result": "a" * 3000}})["data"]
     {'taskId': 't', 'result': {'truncated': 3002}}
@@ -92,7 +94,7 @@ class EntryBuffer:
         return len(self.entries)
 
     def add(self, new: Entry) -> list[Entry]:
-        """Keep it; what had to go for it (which may be itself)."""
+        """Add an entry; returns what was dropped for it (possibly the entry itself)."""
         self.entries.append(new)
         self._bytes += len(new.json)
         gone: list[Entry] = []
@@ -107,7 +109,7 @@ class EntryBuffer:
 
 
 def merged(partitions: Iterable[Iterable[Entry]]) -> list[Entry]:
-    """All of them by the time they were written; those of one partition stay in their order, whatever their clocks said.
+    """All entries by time of writing; those of one partition keep their order, whatever their timestamps.
 
     >>> a, b, c = (Entry("x", p, o, ms, b"") for p, o, ms in ((0, 1, 50), (0, 2, 10), (1, 1, 20)))
     >>> [(e.partition, e.offset) for e in merged([[a, b], [c]])]

@@ -1,8 +1,8 @@
-"""Why a task waits, or what became of it, as sentences. Pure.
+"""Why a task waits, or how it ended, in sentences. Pure.
 
-In: what the topics and the workers know of the task. Out: an `Explanation`: reason, since and until when, what lets it go on, and
-what a person can do. Four cases: 1 it has a result, 2 a worker holds it in memory, 3 it lies on its topic, 4 it ended or is
-unknown without a trace of why.
+In: what the topics and the workers have about the task. Out: an `Explanation`: reason, since and until when, what lets
+it continue, and what to do. Four cases: 1 it has a result; 2 a worker holds it in memory; 3 it is on its topic; 4 it
+ended, or is unknown, and the reason is lost.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ UNSEEN = "it is on the topic tasks: no worker has read it, or it waits there for
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """One task. Times are RFC 3339 text; what is not known or does not apply is None.
+    """The explanation of one task. Times are RFC 3339 text; unknown or inapplicable fields are None.
 
-    `code`: why it waits (a key of `WAITS`, or `on_topic`), or the error's code. `since`: when it began to wait, or ended.
+    `code`: why it waits (a key of `WAITS`, or `on_topic`), or the error's code. `since`: when it began to wait, or
+    ended.
     """
 
     task_id: str
@@ -40,7 +41,7 @@ class Explanation:
     """How its last attempt failed."""
 
     def document(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """The JSON document."""
         return {
             "taskId": self.task_id,
             "status": self.status,
@@ -60,8 +61,8 @@ class Explanation:
 class Evidence:
     """What is known of one task. `events` in order of time.
 
-    `sent`: its record on `tasks`, as `{at_ms, target, capabilities}`; `waiting`: what the worker that holds it says;
-    `agent`: the registration of its target with its `standing`, None: not registered; `workers`: how many answered.
+    `sent`: its record on `tasks`, as `{at_ms, target, capabilities}`; `waiting`: the report of the worker that holds
+    it; `agent`: the registration of its target with its `standing`, None: not registered; `workers`: how many answered.
     """
 
     task_id: str
@@ -74,7 +75,7 @@ class Evidence:
 
 
 def explain(found: Evidence, meanings: Mapping[str, str]) -> Explanation | None:
-    """None: nothing is known of the task. `meanings`: a sentence for each error code.
+    """The explanation; None: the task is unknown. `meanings`: a sentence for each error code.
 
     >>> explain(Evidence(task_id="t"), {})
     >>> explain(Evidence(task_id="t", waiting={"reason": "turn", "agentId": "a"}), {}).reason
@@ -138,7 +139,7 @@ def _held(task_id: str, waiting: Mapping[str, Any], failed: str | None) -> Expla
 
 
 def reason_of(waiting: Mapping[str, Any]) -> str:
-    """Why a task waits, by what the worker that holds it says.
+    """Why a task waits, from the report of the worker that holds it.
 
     >>> reason_of({"reason": "turn", "agentId": "a"})
     'other tasks for agent a come before it'
@@ -158,7 +159,7 @@ def _wait_of(waiting: Mapping[str, Any]) -> Wait | None:
 
 
 def _unheld(found: Evidence) -> Explanation:
-    """No worker that answered holds it: it lies on its topic, or those that hold it did not answer."""
+    """No worker that answered holds the task: it is on its topic, or the worker that holds it did not answer."""
     sent = found.sent or {}
     target, status = sent.get("target"), status_of(None, found.events)
     since = format_time(sent["at_ms"]) if "at_ms" in sent else str(found.events[0].get("timestamp"))
@@ -203,14 +204,14 @@ def _unheld(found: Evidence) -> Explanation:
 
 
 def _parked(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Data of `task:parked`, if nothing was heard of the task since."""
+    """Data of `task:parked`, if it is the task's last event."""
     last = events[-1] if events else None
     data = last.get("data") if last is not None and last.get("type") == "task:parked" else None
     return data if isinstance(data, Mapping) else None
 
 
 def _last_failure(events: Sequence[Mapping[str, Any]]) -> str | None:
-    """Of the newest `task:retrying`, with the time at which the next attempt was due."""
+    """The error in the newest `task:retrying`, with the time at which the next attempt was due."""
     for event in reversed(events):
         data = event.get("data")
         if event.get("type") == "task:retrying" and isinstance(data, Mapping):
@@ -222,7 +223,7 @@ def _last_failure(events: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def _span(ms: Any) -> str:
-    """Milliseconds for people.
+    """Milliseconds as text.
 
     >>> _span(5), _span(1500), _span(90_000), _span(None)
     ('5 ms', '1.5 s', '1.5 min', 'an unknown time')

@@ -1,6 +1,6 @@
-"""What a watcher asks for: kinds of events and where to begin. Pure.
+"""A watcher's request: types of events and where to begin. Pure.
 
-In: query and header texts. Out: a `WatchRequest`; ValueError naming the field and what is wrong with it.
+In: query and header texts. Out: a `WatchRequest`; ValueError naming the field and the fault.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ KINDS: tuple[str, ...] = get_args(EventType)
 
 @dataclass(frozen=True, slots=True)
 class WatchRequest:
-    """`types`: prefixes of event types, none: all. `last`: how many to begin with; `after`: or from there on."""
+    """`types`: prefixes of event types, none: all. `last`: how many to begin with; `after`: or the position to continue
+    from.
+    """
 
     types: tuple[str, ...] = ()
     last: int = DEFAULT_LAST
     after: Mapping[int, int] | None = None
 
     def wants(self, kind: str) -> bool:
-        """Whether events of this type are asked for.
+        """Whether events of this type are requested.
 
         >>> circuits = WatchRequest(("circuit:",))
         >>> circuits.wants("circuit:open"), circuits.wants("task:failed"), WatchRequest().wants("task:failed")
@@ -36,7 +38,7 @@ class WatchRequest:
 
 
 def watch_request(types: str | None, last: str | None, cursor: str | None) -> WatchRequest:
-    """What was asked for. Raises ValueError.
+    """The parsed request. Raises ValueError.
 
     >>> watch_request("task:,circuit:", "5", None)
     WatchRequest(types=('task:', 'circuit:'), last=5, after=None)

@@ -1,7 +1,7 @@
-"""How much happens, over the last ten seconds: events a second by type, execution times, success. Pure.
+"""Figures of the last ten seconds: events a second by type, execution times, success. Pure.
 
-In: events as they are read, with the time they were written, and `now_ms`. Out: one row of numbers. What is older than the
-span is forgotten; times are exact within 1 %. Memory: a few counters for each second of the span.
+In: events as they are read, with the time of writing, and `now_ms`. Out: one row of numbers. Older events are
+forgotten; times are exact within 1 %. Memory: a few counters for each second of the span.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class Rates:
         self._known_from_ms = max(self._known_from_ms, ms)
 
     def add(self, kind: str, at_ms: int, execution_ms: float | None, now_ms: int) -> None:
-        """Count one event. `execution_ms`: of a completed task. One from the future (another clock) counts as of now."""
+        """Count one event. `execution_ms`: of a completed task. An event from the future (another clock) counts as of
+        now.
+        """
         number = min(at_ms, now_ms) // SECOND_MS
         if number < self._first(now_ms):
             return
@@ -55,7 +57,7 @@ class Rates:
             second.times[bucket] = second.times.get(bucket, 0) + 1
 
     def _first(self, now_ms: int) -> int:
-        """The second in which the span begins: it counts as a whole, and so does its time."""
+        """The second in which the span begins; it counts as a whole, with its time."""
         return (now_ms - self._span_ms) // SECOND_MS
 
     def _forget(self, now_ms: int) -> None:
