@@ -1,11 +1,12 @@
-"""The Schema Registry: fetches the schemas that Avro and Protobuf values were written with, once each.
+"""Fetches the schemas of Avro and Protobuf values from the Schema Registry, once each.
 
-In: settings, and records as they were polled. Out: `schemas.wire_format.SCHEMAS` knows the schemas of these records before they
-are decoded, or that there is none. It decodes no record, and asks no address but the configured one: a record names an id,
-never a place.
+In: settings, and records as they were polled. Out: `schemas.wire_format.SCHEMAS` has the schemas of these records
+before they are decoded, or knows that there is none. It decodes no record, and asks only the configured address: a
+record names an id, never an address.
 
-A schema that cannot be fetched now is asked for again and again, since a registry that is away must make no dead letters of good
-records. Only the registry's own "there is no such schema" (error code 40403), or a schema that cannot be used, ends that.
+A schema that cannot be fetched now is requested again and again: an unreachable registry must not turn valid records
+into dead letters. Only the registry's own "there is no such schema" (error code 40403), or an unusable schema, ends
+that.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ _GONE = (_NO_SUBJECT, _NO_VERSION, _NO_SCHEMA)
 
 
 class SchemaUnavailable(KafkaConnectionError):  # type: ignore[misc]  # aiokafka ships no types
-    """The schema cannot be fetched now; it may be later. One line that names the schema and why."""
+    """The schema cannot be fetched now; a later try may succeed. One line that names the schema and the reason."""
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -59,7 +60,7 @@ class _NoSchema(Exception):
 
 
 class HasSchema(Protocol):
-    """What is looked at of a record."""
+    """The parts of a record that are needed."""
 
     value: bytes | None
     headers: Headers
@@ -79,7 +80,7 @@ class SchemaRegistry:
         sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """`cafile`: whom to trust there, None: whom this machine trusts. `now`, `sleep`: seconds."""
+        """`cafile`: the registry's CA, None: the system's CAs. `now`, `sleep`: seconds."""
         self.url = url.rstrip("/")
         self._credentials = credentials
         self._cafile = cafile
@@ -93,7 +94,7 @@ class SchemaRegistry:
         """Why records wait, in one line; None: none waits."""
 
     def first_unknown(self, records: Sequence[HasSchema]) -> int | None:
-        """Which of these records is the first that has to wait for its schema; None: all can be decoded."""
+        """The first of these records that must wait for its schema; None: all can be decoded."""
         for at, record in enumerate(records):
             needed = needed_schema(record.value, record.headers or ())
             if needed is not None and not self._is_known(needed):
@@ -101,13 +102,13 @@ class SchemaRegistry:
         return None
 
     async def learn(self, records: Sequence[HasSchema]) -> None:
-        """Return when each of these records can be decoded, or never can; wait as long as the registry is away."""
+        """Return once each of these records can be decoded, or never can; waits while the registry is unreachable."""
         needed = self._unknown(records)
         for at in range(0, len(needed), FETCHES):
             await asyncio.gather(*map(self._learn, needed[at : at + FETCHES]))
 
     def _unknown(self, records: Iterable[HasSchema]) -> list[SchemaId]:
-        """The schemas that these records need and that are not known, each once."""
+        """The unknown schemas that these records need, each once."""
         needed = {needed_schema(record.value, record.headers or ()): None for record in records}
         return [one for one in needed if one is not None and not self._is_known(one)]
 
@@ -136,7 +137,9 @@ class SchemaRegistry:
                     raise error
 
     async def check(self) -> None:
-        """Whether it answers, and as a registry does: it is asked for a schema that none has. Raises `SchemaUnavailable`."""
+        """Check that it answers as a registry does, by asking for a schema that cannot exist. Raises
+        `SchemaUnavailable`.
+        """
         with suppress(_NoSchema, ValueError):
             await self._schema(0)
 
@@ -151,7 +154,9 @@ class SchemaRegistry:
         return True
 
     async def _fetch_once(self, schema_id: SchemaId) -> None:
-        """Partitions that need the same schema share one request, unless they are in loops of different threads."""
+        """Fetch a schema. Partitions that need the same one share a request, unless they run in loops of different
+        threads.
+        """
         task = self._running.get(schema_id)
         if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():
             task = self._running[schema_id] = asyncio.create_task(self._fetch(schema_id), name=f"schema-{schema_id}")
@@ -189,7 +194,7 @@ class SchemaRegistry:
         self._cache.refuse(schema_id, reason)
 
     async def _schema(self, schema_id: SchemaId) -> Schema:
-        """Raises `SchemaUnavailable`, `_NoSchema`, `ValueError`: it cannot be used."""
+        """Raises `SchemaUnavailable`, `_NoSchema`, `ValueError`: the schema is unusable."""
         import ssl
 
         import httpx
@@ -220,7 +225,7 @@ class SchemaRegistry:
     async def _references(
         self, http: httpx.AsyncClient, found: dict[str, Any], query: str, into: dict[str, str], depth: int
     ) -> None:
-        """Those of those first: each is added after what it needs itself."""
+        """Referenced schemas, each after those it needs itself."""
         if depth > MAX_REFERENCES:
             raise ValueError("refers to itself")
         for one in found.get("references") or ():
@@ -264,7 +269,7 @@ _in_use: SchemaRegistry | None = None
 
 
 def registry() -> SchemaRegistry | None:
-    """The one of this process; None: none is configured, and JSON is all that is read."""
+    """The registry of this process; None: none is configured, and only JSON is read."""
     return _in_use
 
 
@@ -275,7 +280,9 @@ async def learn_schemas(records: Iterable[HasSchema]) -> None:
 
 
 def use_registry(kafka: KafkaSettings) -> None:
-    """From now on, in this process. Idempotent. Raises `ValueError`: settings that do not fit, or another registry is in use."""
+    """Use it in this process from now on. Idempotent. Raises `ValueError`: invalid settings, or another registry is in
+    use.
+    """
     global _in_use
     url = kafka.schema_registry_url
     if url is None:

@@ -1,7 +1,7 @@
-"""Everything that can be set, gathered once: flag > environment `PARALLAX_*` > `parallax.toml` > default.
+"""All settings and their sources: flag > environment `PARALLAX_*` > `parallax.toml` > default.
 
-A nested value is written `PARALLAX_BREAKER__FAILURE_THRESHOLD=3` or, in the file, under `[breaker]`. Durations are written
-`30s`, `1m30s`, `250ms` or as milliseconds. An unknown name is an error that names the nearest known one.
+A nested value is written `PARALLAX_BREAKER__FAILURE_THRESHOLD=3` or, in the file, under `[breaker]`. Durations are
+written `30s`, `1m30s`, `250ms` or as milliseconds. An unknown name is an error that names the nearest known one.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ CONFIG_FILE = "parallax.toml"
 
 
 class SettingsError(Exception):
-    """A setting that is unknown or does not fit; the message names it and where it came from."""
+    """A setting that is unknown or invalid; the message names it and its source."""
 
 
 class KafkaSettings(Section):
-    """How to reach the brokers; names as in aiokafka and librdkafka."""
+    """The connection to the brokers; names as in aiokafka and librdkafka."""
 
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "AWS_MSK_IAM"] = "PLAIN"
@@ -70,7 +70,9 @@ class KafkaSettings(Section):
 
 
 class DefaultLimits(Limits):
-    """`Limits` of agents that bring none, written as settings are: text and durations are read, camelCase is not."""
+    """`Limits` of agents without their own, in the form of settings: text and durations are parsed, names are not
+    camelCase.
+    """
 
     model_config = ConfigDict(strict=False, extra="forbid", validate_default=True)
 
@@ -78,7 +80,7 @@ class DefaultLimits(Limits):
 
 
 class DefaultBreaker(BreakerLimits):
-    """`BreakerLimits` of agents that bring none, written as settings are."""
+    """`BreakerLimits` of agents without their own, in the form of settings."""
 
     model_config = ConfigDict(strict=False, extra="forbid", validate_default=True)
 
@@ -92,9 +94,9 @@ class DefaultBreaker(BreakerLimits):
 
 
 class HealthSettings(Section):
-    """When an agent is passed over by the balancer.
+    """When the balancer passes over an agent.
 
-    Checks ask `/health` or the like; a `check_interval` of 0 switches them off.
+    Checks ask `/health` or the protocol's equivalent; a `check_interval` of 0 disables them.
     """
 
     check_interval: DurationMs = 30_000
@@ -123,7 +125,7 @@ class RetrySettings(Section):
 
 
 class CacheSettings(Section):
-    """Which answers are kept and for how long. Bounds are per owner partition."""
+    """Which answers are cached and for how long. Bounds are per owner partition."""
 
     enabled: bool = True
     ttl: DurationMs = 300_000
@@ -185,9 +187,9 @@ class DispatchSettings(Section):
 
 
 class GatewaySettings(Section):
-    """Agents that dial in. A token is named, never written: `env:NAME` or `file:PATH`.
+    """Agents that dial in. Tokens are references: `env:NAME` or `file:PATH`.
 
-    `agent_token`: what agents show as `authorization: Bearer`, those that dial in and those that register themselves.
+    `agent_token`: required as `authorization: Bearer` of agents that dial in or register themselves.
     """
 
     missed_heartbeats: Annotated[int, Field(ge=1, le=100)] = 3
@@ -202,7 +204,8 @@ class GatewaySettings(Section):
 class PlansSettings(Section):
     """Bounds of the plan coordinator; `max_active` and `max_active_bytes` are per owner partition.
 
-    `templates`: a file of local patterns, one JSON object a line; workers that dispatch and workers that plan must see the same.
+    `templates`: a file of local patterns, one JSON object a line. All workers with the roles dispatch and plans need
+    the same file.
     """
 
     templates: str | None = None
@@ -214,7 +217,7 @@ class PlansSettings(Section):
 
 
 class Settings(Section):
-    """The whole; `load` reads it, nothing else does."""
+    """All settings; only `load` reads their sources."""
 
     bootstrap_servers: Annotated[str, Field(min_length=1)] = "localhost:9092"
     topic_prefix: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,99}$")] = DEFAULT_PREFIX
@@ -278,7 +281,7 @@ def known_names() -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class SettingSource:
-    """One value that was set, and where: `origin` is "file", "env" or "flag", `name` what they wrote there."""
+    """One given value and its source: `origin` is "file", "env" or "flag", `name` the name used there."""
 
     path: str
     value: Any
@@ -336,7 +339,7 @@ def _explain(error: ValidationError, given: Mapping[str, SettingSource]) -> str:
 def load_with_origins(
     flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None, directory: Path | None = None
 ) -> tuple[Settings, dict[str, SettingSource]]:
-    """As `load`, and for each setting that was given (dotted path) by whom; a path that is missing has its default."""
+    """As `load`, with the source of each given setting (dotted path); a missing path has its default."""
     given: dict[str, SettingSource] = {}
     for found in _from_file((directory or Path.cwd()) / CONFIG_FILE):
         given[found.path] = found
@@ -361,5 +364,5 @@ def load_with_origins(
 def load(
     flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None, directory: Path | None = None
 ) -> Settings:
-    """The settings in force. `flags`: dotted names to values; None values are not given. Raises `SettingsError`."""
+    """The settings in force. `flags`: dotted names to values; None: not given. Raises `SettingsError`."""
     return load_with_origins(flags, environ, directory)[0]

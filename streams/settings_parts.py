@@ -1,6 +1,8 @@
-"""What settings are made of, and the sections about what agents and tasks may use: secrets, TLS, hosts, functions, patterns.
+"""Building blocks of the settings, and the sections about what agents and tasks may use: secrets, TLS, hosts,
+functions, patterns.
 
-In: values that were set, as text or numbers. Out: frozen sections of `settings.Settings`, or pydantic's error. It reads no file.
+In: given values, as text or numbers. Out: frozen sections of `settings.Settings`, or pydantic's error. It reads no
+file.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ Reference = Annotated[str, Field(pattern=r"^(env|file):.+$")]
 
 
 def words(value: object) -> object:
-    """`a, b` as its parts; anything else as it is."""
+    """The parts of `a, b`; any other value unchanged."""
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
@@ -34,7 +36,7 @@ class Section(BaseModel):
 
 
 class TlsSettings(Section):
-    """PEM files for TLS towards agents: a private authority, and a client certificate with its key. See `agents_io/tls.py`."""
+    """PEM files for TLS towards agents: a private CA, and a client certificate with its key. See `agents_io/tls.py`."""
 
     ca_file: str | None = None
     cert_file: str | None = None
@@ -42,10 +44,11 @@ class TlsSettings(Section):
 
 
 class GrpcTlsSettings(Section):
-    """TLS of the worker's own gRPC port, by PEM files; without `cert_file` it is plain. See `streams/grpc_tls.py`.
+    """TLS of the worker's own gRPC port, from PEM files; plain text without `cert_file`. See `streams/grpc_tls.py`.
 
-    `client_ca_file`: whose certificate everybody who connects must show, other workers too. `ca_file`: whose certificates other
-    workers have, the usual authorities' if not given; they are for the host of a worker's address, or for `worker_name`.
+    `client_ca_file`: the CA whose certificate every client must show, including other workers. `ca_file`: the CA of
+    other workers' certificates, by default the system's; they are for the host of a worker's address, or for
+    `worker_name`.
     """
 
     cert_file: Annotated[str, Field(min_length=1)] | None = None
@@ -63,10 +66,11 @@ class GrpcTlsSettings(Section):
 
 
 class WebAuthSettings(Section):
-    """Who may ask a worker over HTTP. A token is named, never written: `env:NAME` or `file:PATH`. See `streams/live/access.py`.
+    """Access to a worker over HTTP. Tokens are references: `env:NAME` or `file:PATH`. See `streams/live/access.py`.
 
-    `token`: what this process shows to workers, as a client or as a worker that asks another; the first of `view_tokens` if not
-    given. `proxy_header`: where a proxy within `proxy_networks` puts the user's name; `proxy_operators` may operate (`*`: all).
+    `token`: what this process sends to workers, as a client or as a worker; default: the first of `view_tokens`.
+    `proxy_header`: the header in which a proxy within `proxy_networks` names the user; `proxy_operators` may operate
+    (`*`: all).
     """
 
     view_tokens: Annotated[tuple[Reference, ...], BeforeValidator(words)] = ()
@@ -92,19 +96,21 @@ class WebAuthSettings(Section):
 
     @property
     def is_set(self) -> bool:
-        """Whether anything is asked of callers."""
+        """Whether callers must authenticate."""
         return bool(self.view_tokens or self.operate_tokens or self.proxy_header)
 
 
 class SecretSettings(Section):
-    """Which secrets registrations may refer to: variables by pattern, and files below a directory (anywhere, if none is set)."""
+    """Which secrets registrations may reference: variables by pattern, and files below a directory (anywhere, if none
+    is set).
+    """
 
     env: Annotated[tuple[str, ...], BeforeValidator(words)] = ("*",)
     directory: Annotated[str, Field(pattern=r"^/")] | None = None
 
 
 class HttpTaskSettings(Section):
-    """Where http tasks may go, and how often one host is asked. Empty: nowhere. See `agents_io/rules/targets.py`."""
+    """Where http tasks may go, and the limits of one host. Empty: nowhere. See `agents_io/rules/targets.py`."""
 
     allow: Annotated[tuple[str, ...], BeforeValidator(words)] = ()
     networks: Annotated[tuple[str, ...], BeforeValidator(words)] = ()
@@ -118,12 +124,14 @@ class HttpTaskSettings(Section):
         return self
 
     def allow_list(self) -> AllowList:
-        """The two lists as the rule they make."""
+        """The rule made of the two lists."""
         return AllowList(self.allow, self.networks)
 
 
 class AgentSettings(Section):
-    """Where agents' endpoints may lead; anywhere, if neither is given. See `AgentWall` in `agents_io/rules/targets.py`."""
+    """Where agents' endpoints may lead; anywhere without either list. See `AgentWall` in
+    `agents_io/rules/targets.py`.
+    """
 
     allow: Annotated[tuple[str, ...], BeforeValidator(words)] = ()
     networks: Annotated[tuple[str, ...], BeforeValidator(words)] = ()
@@ -134,7 +142,7 @@ class AgentSettings(Section):
         return self
 
     def wall(self) -> AgentWall | None:
-        """The rule the two lists make; None: there is none."""
+        """The rule made of the two lists; None without them."""
         return AgentWall(self.allow, self.networks) if self.allow or self.networks else None
 
 
@@ -149,7 +157,7 @@ class FunctionSettings(Section):
 
 
 class ControlPlaneSettings(Section):
-    """Who executes patterns: the REST API at `url`, with the bearer token of `token_env` or `token_file` if it wants one."""
+    """The executor of patterns: the REST API at `url`, with the bearer token of `token_env` or `token_file`, if set."""
 
     url: Annotated[str, Field(pattern=r"^https?://")] | None = None
     token_env: str | None = None

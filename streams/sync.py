@@ -111,7 +111,7 @@ T = TypeVar("T")
 
 
 class Handle:
-    """A task that was sent; see `streams.Handle`."""
+    """A submitted task; see `streams.Handle`."""
 
     def __init__(self, handle: aio.Handle) -> None:
         self._handle = handle
@@ -122,7 +122,7 @@ class Handle:
 
     @property
     def done(self) -> bool:
-        """Whether the result is there."""
+        """Whether the result has come."""
         return self._handle.done
 
     @overload
@@ -132,7 +132,7 @@ class Handle:
     def result(self, wait: Duration | None = None, *, into: type[T]) -> TaskResult[T]: ...
 
     def result(self, wait: Duration | None = None, *, into: Any = None) -> TaskResult[Any]:
-        """The result, after `wait` at most. Raises `TaskFailed`, `WaitTimeout`, `NoWorker`, `InvalidValue`."""
+        """Wait for the result, at most `wait`. Raises `TaskFailed`, `WaitTimeout`, `NoWorker`, `InvalidValue`."""
         return wait_for(self._handle.result(wait, into=into))
 
     def outcome(self, wait: Duration | None = None) -> TaskResult[Any]:
@@ -140,7 +140,7 @@ class Handle:
         return wait_for(self._handle.outcome(wait))
 
     def cancel(self, reason: str | None = None) -> None:
-        """Ask for the task to be cancelled."""
+        """Request that the task be cancelled."""
         wait_for(self._handle.cancel(reason))
 
 
@@ -172,23 +172,23 @@ class ScheduleDirectory:
         self._client = client
 
     def add(self, schedule_id: str, target: str | None, payload: Any = None, **options: Any) -> Schedule:
-        """Add a schedule, or replace the one of its id; arguments as for `streams.Client`."""
+        """Add a schedule, or replace the one with its id; arguments as for `streams.Client`."""
         return wait_for(self._client.schedules.add(schedule_id, target, payload, **options))
 
     def pause(self, schedule_id: str) -> Schedule:
-        """Let it make no tasks."""
+        """Pause a schedule: it makes no tasks."""
         return wait_for(self._client.schedules.pause(schedule_id))
 
     def resume(self, schedule_id: str) -> Schedule:
-        """Let it go on from now."""
+        """Resume a schedule from now on."""
         return wait_for(self._client.schedules.resume(schedule_id))
 
     def rm(self, schedule_id: str) -> None:
-        """Remove it; tasks that it made go on."""
+        """Remove a schedule; tasks that it made continue."""
         wait_for(self._client.schedules.rm(schedule_id))
 
     def list(self) -> list[Schedule]:
-        """All that can work, by id."""
+        """All valid schedules, by id."""
         return wait_for(self._client.schedules.list())
 
 
@@ -236,7 +236,7 @@ class Client:
         wait_for(self._client.start())
 
     def close(self) -> None:
-        """Disconnect. Calls that wait raise `ClientClosed`; what was submitted goes on."""
+        """Disconnect. Calls that wait raise `ClientClosed`; submitted tasks continue."""
         wait_for(self._client.close())
 
     @overload
@@ -362,7 +362,7 @@ class Client:
         )
 
     def handle(self, id: str, *, since: Since = LOOK_BACK) -> Handle:
-        """A task that was sent before; its result is searched from `since` on."""
+        """A handle for a task that was sent before; its result is searched from `since` on."""
         return Handle(wait_for(self._client.handle(id, since=since)))
 
     def retry(self, id: str, *, since: Since = LOOK_BACK) -> Handle:
@@ -370,15 +370,15 @@ class Client:
         return Handle(wait_for(self._client.retry(id, since=since)))
 
     def cancel(self, id: str, *, reason: str | None = None) -> None:
-        """Ask for the task or plan of this id to be cancelled."""
+        """Request that the task or plan of this id be cancelled."""
         wait_for(self._client.cancel(id, reason=reason))
 
     def feedback(self, id: str, *, success: bool, since: Since = LOOK_BACK) -> None:
-        """Report how an answered task really turned out. Raises `NotFound`."""
+        """Report the true outcome of an answered task. Raises `NotFound`."""
         wait_for(self._client.feedback(id, success=success, since=since))
 
     def plan(self, plan: Mapping[str, Any] | Plan, *, wait: Duration | None = None) -> PlanResult:
-        """Submit a plan and return its result, whatever its status."""
+        """Submit a plan and return its result, with any status."""
         return wait_for(self._client.plan(plan, wait=wait))
 
     def results(
@@ -404,5 +404,5 @@ class Client:
         return each(self._client.aggregates(agent=agent, interval=interval, since=since))
 
     def stats(self, agent: str, *, last: Duration = "1h", pattern: str | None = None) -> dict[str, Any]:
-        """An agent's statistics as a worker has them. Needs `web`."""
+        """An agent's statistics from a worker. Needs `web`."""
         return wait_for(self._client.stats(agent, last=last, pattern=pattern))

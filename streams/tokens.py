@@ -1,6 +1,7 @@
-"""The worker's own tokens: which there are, which one is shown to workers, and whether all can be used.
+"""The worker's own tokens: which there are, which one is sent to workers, and whether all are usable.
 
-In: settings. Out: secrets by reference, the header that shows one, or `TokenUnusable`. It holds no token and logs none.
+In: settings. Out: secrets by reference, the header that carries one, or `TokenUnusable`. It stores no token and logs
+none.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ SHORTEST = 16
 
 
 class TokenUnusable(Exception):
-    """A token that a setting refers to is missing, or too short; one line that names the setting."""
+    """A token that a setting references is missing, or too short; one line that names the setting."""
 
 
 def accepted_tokens(settings: Settings) -> list[tuple[str, str]]:
@@ -27,7 +28,7 @@ def accepted_tokens(settings: Settings) -> list[tuple[str, str]]:
 
 
 def own_tokens(settings: Settings) -> Iterator[str]:
-    """References to all secrets that are the worker's own: no registration may have them sent to an agent."""
+    """References to the worker's own secrets: registrations may not use them."""
     yield from (reference for _, reference in accepted_tokens(settings))
     plane = settings.control_plane
     for reference in (settings.web_auth.token, settings.gateway.agent_token, settings.gateway.relay_token):
@@ -52,7 +53,7 @@ def check_tokens(settings: Settings) -> None:
 
 
 def token_to_show(settings: Settings) -> Secret | None:
-    """What this process shows to a worker that it asks; None: nothing is configured."""
+    """The token that this process sends to workers; None: none is configured."""
     given = settings.web_auth
     if given.token is not None:
         return secret_of(given.token, "web_auth.token")
@@ -60,5 +61,5 @@ def token_to_show(settings: Settings) -> Secret | None:
 
 
 def authorization(secret: Secret | None) -> dict[str, str]:
-    """The header that shows the token, read anew. Raises `Unsupported` if it cannot be read."""
+    """The header with the token, read again. Raises `Unsupported` if it cannot be read."""
     return {} if secret is None else {"Authorization": f"Bearer {secret.token()}"}

@@ -1,8 +1,8 @@
-"""The worker's HTTP side: health, metrics, the query API and actions, on a loopback address by default.
+"""The worker's HTTP server: health, metrics, the query API and actions, on a loopback address by default.
 
-In: requests. Out: JSON, and text for `/metrics`. It computes nothing: it shows what the engine and the tables hold, and
-`live/actions.py` alone writes. Who may ask is decided before a route is reached: `live/guard.py` on loopback, `live/access.py`
-everywhere.
+In: requests. Out: JSON, and text for `/metrics`. It computes nothing: it shows the state of the engine and the tables;
+only `live/actions.py` writes. Access is checked before a route is reached: `live/guard.py` on loopback,
+`live/access.py` everywhere.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ BROKER_TIMEOUT_S = 2.0
 
 
 class WebServer:
-    """One worker's pages. Roles are shown from when they are added on."""
+    """The HTTP server of one worker. A role is shown once it is added."""
 
     def __init__(self, settings: Settings, registry: CollectorRegistry) -> None:
         self.roles: dict[RoleName, Role] = {}
@@ -84,7 +84,7 @@ class WebServer:
         """Tells a worker that answers at two addresses from two workers."""
 
     def add(self, role: Role) -> None:
-        """A role that was started."""
+        """Add a role that was started."""
         self.roles[role.name] = role
         if isinstance(role, EngineRole):
             self._dropped_events[role.name] = role.events_dropped
@@ -152,12 +152,12 @@ class WebServer:
 
     @property
     def reachable(self) -> str:
-        """The address other workers find this one at."""
+        """The address at which other workers find this one."""
         bound = self.url.removeprefix("http://")
         return f"http://{advertised(self._settings.web_advertise, bound, socket.gethostname())}"
 
     def _explain_task(self, task_id: str) -> dict[str, Any] | None:
-        """What a task waits for that this worker holds in memory; None if it holds none of that id."""
+        """What a task that this worker holds in memory waits for; None if it holds none with that id."""
         for role in (self._dispatch, self._scheduler):
             found = None if role is None else role.explain_task(task_id)
             if found is not None:
@@ -184,7 +184,7 @@ class WebServer:
         return {name: name in self.roles and self.roles[name].ready for name in wanted}
 
     async def _broker_answers(self) -> bool:
-        """Asked at most every few seconds: a probe must not become a load."""
+        """Whether the broker answers, asked at most every few seconds: a probe must not become a load."""
         now = asyncio.get_running_loop().time()
         if now - self._asked_at > BROKER_CHECK_S:
             self._asked_at = now
@@ -209,7 +209,7 @@ class WebServer:
         return json_answer([self._shown(agent) for agent in sorted(agents, key=lambda agent: agent.id)])
 
     def _shown(self, agent: AgentRegistration) -> dict[str, Any]:
-        """The registration, and the agent's status as far as it is known."""
+        """The registration, with the agent's status as far as it is known."""
         agent_status = None if self._dispatch is None else self._dispatch.agent_statuses.get(agent.id)
         return agent.wire() if agent_status is None else agent.wire() | {"standing": agent_status.wire()}
 
@@ -229,7 +229,7 @@ class WebServer:
         return chain.from_iterable(role.partition_statuses() for role in self.roles.values())
 
     async def _worker(self, request: web.Request) -> web.Response:
-        """This worker: who it is, what it owns, how much it has to do, and the workers it knows of."""
+        """This worker: name, partitions, load, and the workers it knows."""
         checks = self._roles_ready()
         reasons = [f"{role} is not ready" for role, up in checks.items() if not up] + self.problems()
         owned = {name: _numbers(role) for name, role in self.roles.items()}
@@ -254,7 +254,7 @@ class WebServer:
         )
 
     def _peers(self) -> set[str]:
-        """Where the other workers answer that coordinate plans: the group of coordinators knows their addresses."""
+        """The addresses of other workers with the role plans, from the coordinators' group."""
         coordination = self._coordination()
         return set() if coordination is None else coordination.workers() - {self.reachable}
 
@@ -295,7 +295,7 @@ class WebServer:
 
 
 def _numbers(role: Role) -> list[int]:
-    """The partition numbers that a role owns, those included that it is just opening."""
+    """The partition numbers that a role owns, including those it is opening."""
     if isinstance(role, EngineRole):
         return sorted(processor.number for processor in role.engine.opened)
     return sorted({status.partition for status in role.partition_statuses()})

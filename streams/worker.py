@@ -1,9 +1,9 @@
-"""A worker: `run(settings)` puts the pieces together, role by role, and takes them apart again.
+"""A worker: `run(settings)` starts its parts, role by role, and stops them again.
 
     brokers reached -> topics checked -> web page up -> agents known -> dispatch joins its group -> statistics recover -> ready
 
-A worker that would serve other machines without asking for a token does not begin. Nothing here decides about a task. Whatever
-keeps a worker from running is one `WorkerError`: one line and an exit code.
+A worker that other machines could reach without a token does not start. Nothing here decides about a task. Every error
+that prevents it from running is one `WorkerError`: one line and an exit code.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ AT_LEAST_ONCE = "this broker has no transactions: results are delivered at least
 
 
 class WorkerError(Exception):
-    """Why a worker cannot run, in one line. `exit_code`: 1, or 3 when no broker can be reached."""
+    """Why a worker cannot run, in one line. `exit_code`: 1, or 3 if no broker is reachable."""
 
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
@@ -66,7 +66,7 @@ class WorkerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class WorkerAddresses:
-    """Where a ready worker can be found, and what it promises."""
+    """The addresses of a ready worker, and its delivery guarantee."""
 
     bootstrap_servers: str
     web: str
@@ -125,7 +125,7 @@ async def run(settings: Settings, *, on_ready: Callable[[WorkerAddresses], None]
 
 @dataclass(slots=True)
 class _RunningWorker:
-    """The pieces that run."""
+    """The running parts."""
 
     addresses: WorkerAddresses
     roles: dict[RoleName, Role]
@@ -190,7 +190,7 @@ async def _started(name: RoleName, parts: RoleParts, grpc_server: GrpcServer, st
 
 
 def settle_memory() -> None:
-    """What was loaded stays: the collector need not look at it again, nor as often (a task makes no cycles of its own)."""
+    """Exempt loaded objects from garbage collection, and collect less often: a task makes no cycles."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
@@ -209,13 +209,13 @@ async def _delivery(settings: Settings) -> str:
 
 
 async def _ready(running: _RunningWorker) -> None:
-    """Until every role is up."""
+    """Wait until every role is ready."""
     for role in running.roles.values():
         await role.wait_ready()
 
 
 async def _failed(running: _RunningWorker) -> None:
-    """Raises what a role could not mend by itself."""
+    """Raises the error that a role could not recover from."""
 
     async def watch(name: RoleName, role: Role) -> None:
         try:

@@ -1,7 +1,8 @@
-"""The records that every role writes: events, registrations, dead letters, and records that move to another topic. Pure.
+"""The records that every role writes: events, registrations, dead letters, and records that move to another topic.
+Pure.
 
-In: what happened. Out: `Output`s whose values and headers are as the contracts say (binary CloudEvents). Event ids are made of
-what the event is about, so that an event sent twice is the same event. Results and data points: `task_records.py`.
+In: what happened. Out: `Output`s whose values and headers follow the contracts (binary CloudEvents). Event ids follow
+from the event's subject, so an event sent twice is the same event. Results and data points: `task_records.py`.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ LARGE_BYTES = 64 * 1024
 
 @dataclass(slots=True)
 class Output:
-    """One record to write. `topic`: short name. `partition`: None lets the key decide, as Kafka's default partitioner would.
+    """One record to write. `topic`: short name. `partition`: None lets the key decide, like Kafka's default
+    partitioner.
 
-    `fallback`: what to write in its place when the broker finds it too large.
+    `fallback`: what to write instead if the broker finds it too large.
     """
 
     topic: str
@@ -54,9 +56,9 @@ class Output:
 
 @dataclass(slots=True, frozen=True)
 class Carried:
-    """What a task's next record says of the time before it. `origin_ms`: the timestamp of its first record, epoch ms.
+    """The history that a task's next record carries. `origin_ms`: the timestamp of its first record, epoch ms.
 
-    `deadline_ms`: epoch ms; None: there is none. `attempts`: those used up.
+    `deadline_ms`: epoch ms; None without one. `attempts`: those used up.
     """
 
     origin_ms: int
@@ -99,7 +101,7 @@ class Recorder:
         ]
 
     def event(self, event_type: EventType, subject: str, data: dict[str, Any], now_ms: int, tail: str = "") -> Output:
-        """One lifecycle event about `subject` (task, plan or agent id). `tail` tells apart events of one type."""
+        """One lifecycle event about `subject` (task, plan or agent id). `tail` distinguishes events of one type."""
         when = format_time(now_ms)
         event_id = f"{subject}/{event_type}{tail}"
         key = subject.encode()
@@ -115,7 +117,7 @@ class Recorder:
         return Output(topic, subject, value, headers)
 
     def registration(self, agent_id: str, agent: AgentRegistration | None, now_ms: int) -> Output:
-        """An agent as it is registered from now on; None: no longer."""
+        """An agent's registration from now on; None: removed."""
         key = agent_id.encode()
         if agent is None:
             return Output("agents", key, None)
@@ -124,7 +126,7 @@ class Recorder:
         return Output("agents", key, dumps(agent.wire()), headers)
 
     def dead_letter(self, record: SourceRecord, stage: str, reason: str, now_ms: int) -> list[Output]:
-        """The original bytes on the dead-letter topic, and `task:dead-lettered` about where they came from."""
+        """The original bytes on the dead-letter topic, and `task:dead-lettered` with their origin."""
         origin = full_name(record.topic, self._prefix)
         why = Rejection(origin, record.partition, record.offset, self._group, stage, reason, format_time(now_ms))
         own_headers = [(name, text.encode("utf-8", "replace")) for name, text in dlq_headers(why).items()]
@@ -140,7 +142,7 @@ class Recorder:
         return [output, self.event("task:dead-lettered", place, data, now_ms)]
 
     def duplicate(self, record: SourceRecord, task_id: str, now_ms: int) -> Output:
-        """`task:duplicate`: this record's task id was answered already, or is about to be."""
+        """`task:duplicate`: this record's task id was answered already, or will be."""
         place = {"topic": full_name(record.topic, self._prefix), "partition": record.partition, "offset": record.offset}
         tail = f"/{record.topic}/{record.partition}/{record.offset}"
         return self.event("task:duplicate", task_id, {"taskId": task_id, **place}, now_ms, tail=tail)

@@ -1,6 +1,6 @@
-"""A record as it came, and what the pipeline's own headers on it say. Pure.
+"""A record as it was read, and the pipeline's own headers on it. Pure.
 
-Headers named `parallax-...` are written by workers only: a record that a worker wrote itself carries what was known before it.
+Headers named `parallax-...` are written by workers only: a record that a worker wrote carries the history of its task.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ OWN_HEADERS = frozenset(
 
 @dataclass(slots=True, frozen=True)
 class SourceRecord:
-    """A record as it came: short topic name, place, bytes, headers, and its own time (epoch ms)."""
+    """A record as it was read: short topic name, position, bytes, headers, and its timestamp (epoch ms)."""
 
     topic: str
     partition: int
@@ -60,8 +60,8 @@ class SourceRecord:
 
 
 def from_coordinator(headers: Iterable[tuple[str, bytes]]) -> bool:
-    """Whether a plan coordinator wrote the record, by its CloudEvents source. It tells mistakes apart, not forgeries: who may
-    write to `tasks` may write any header.
+    """Whether a plan coordinator wrote the record, by its CloudEvents source. This detects mistakes, not forgeries: a
+    producer with the right to write to `tasks` may write any header.
 
     >>> from_coordinator([("ce_source", b"/parallax/app/plans")]), from_coordinator([("ce_source", b"/me")]), from_coordinator([])
     (True, False, False)

@@ -1,6 +1,7 @@
-"""How a task ended, as records: its result, its data point, its event. Pure.
+"""The records of a task's end: its result, its data point, its event. Pure.
 
-In: the task, its answer or its error, what it took. Out: `Output`s. What may be too large for its topic carries a smaller form.
+In: the task, its answer or its error, its times. Out: `Output`s. One that may be too large for its topic has a smaller
+form.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ EchoedMetadata = dict[str, Any] | orjson.Fragment
 class Success:
     """An answer: `value_json` is the agent's value as JSON bytes; `confidence` in [0, 1].
 
-    `metadata_json`: an object with the other members of the agent's answer, as JSON bytes; empty if there are none.
+    `metadata_json`: an object with the other members of the agent's answer, as JSON bytes; empty without any.
     """
 
     value_json: bytes
@@ -47,9 +48,8 @@ NO_PRICES = Prices()
 
 @dataclass(slots=True, frozen=True)
 class Timing:
-    """What a task took. `execution_ms`: first call to end; `wait_ms`: its record's timestamp to the first call, or to the end.
-
-    `call_ms`: the last call alone.
+    """The times of a task, ms. `execution_ms`: first call to end; `wait_ms`: its record's timestamp to the first call,
+    or to the end. `call_ms`: the last call alone.
     """
 
     execution_ms: float
@@ -63,7 +63,7 @@ def _waited(timing: Timing) -> dict[str, float]:
 
 
 class TaskRecorder(Recorder):
-    """Builds the records of tasks that ended. `prices`: what tokens cost, for data points."""
+    """Builds the records of tasks that ended. `prices`: of tokens, for data points."""
 
     def __init__(self, *, app_id: str, processor: str, prefix: str, group: str, prices: Prices = NO_PRICES) -> None:
         super().__init__(app_id=app_id, processor=processor, prefix=prefix, group=group)
@@ -80,7 +80,9 @@ class TaskRecorder(Recorder):
         now_ms: int,
         calibrated: float | None = None,
     ) -> list[Output]:
-        """Result, data point (none for a cached answer: no agent spoke) and `task:completed`. `echo`: the task's metadata."""
+        """Result, data point (none for a cached answer, without a call) and `task:completed`. `echo`: the task's
+        metadata.
+        """
         value = orjson.Fragment(answer.value_json)
         execution_ms = round(timing.execution_ms, 3)
         result = self._result(
@@ -132,9 +134,10 @@ class TaskRecorder(Recorder):
         spoke: bool = False,
         status: str | None = None,
     ) -> list[Output]:
-        """Result and `task:failed` (or `task:expired`, `task:cancelled`). `status`: as the error's code says, if none is given.
+        """Result and `task:failed` (or `task:expired`, `task:cancelled`). `status`: by default that of the error's
+        code.
 
-        A data point too if an agent was called and the failure is its own (`spoke`).
+        Also a data point, if an agent was called and the failure is its own (`spoke`).
         """
         status = status or STATUS_BY_CODE.get(error.code, "failure")
         execution_ms = round(timing.execution_ms, 3)
@@ -156,7 +159,7 @@ class TaskRecorder(Recorder):
     def _result(
         self, task: Task, echo: EchoedMetadata, body: dict[str, Any], now_ms: int, answer: Success | None = None
     ) -> Output:
-        """Its smaller forms leave out what makes it large: `metadata.answer` first, then all metadata."""
+        """The smaller forms leave out large parts: `metadata.answer` first, then all metadata."""
         when = format_time(now_ms)
         wire: dict[str, Any] = {"taskId": task.id}
         if task.plan_id is not None:
@@ -189,7 +192,7 @@ class TaskRecorder(Recorder):
         now_ms: int,
         spent: dict[str, Any] | None = None,
     ) -> Output:
-        """`spent`: what the answer used up, see `usage.py`."""
+        """`spent`: the answer's usage, see `usage.py`."""
         when = format_time(now_ms)
         key = agent_id.encode()
         value = {

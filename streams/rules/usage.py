@@ -1,11 +1,11 @@
-"""What an answer used up: tokens as the agent reports them, and their price. Pure.
+"""The usage of an answer: tokens as the agent reports them, and their price. Pure.
 
-In: the members of an answer beside value and confidence (`metadata_json`), the agent's id, prices. Out: members of a data point:
-`model`, `inputTokens`, `outputTokens`, `totalTokens`, `cost`, each only if it is known.
+In: the members of an answer beside value and confidence (`metadata_json`), the agent's id, prices. Out: members of a
+data point: `model`, `inputTokens`, `outputTokens`, `totalTokens`, `cost`, each only if known.
 
-Agents report usage in many spellings: ours (`inputTokens`), OpenAI's (`prompt_tokens`), Anthropic's (`input_tokens`), Gemini's
-(`promptTokenCount`), as a member `usage` of the answer or of its `metadata`; over gRPC, where metadata are strings, as JSON text.
-A number that makes no sense is left out: statistics never fail an answer.
+Agents report usage in many spellings: ours (`inputTokens`), OpenAI's (`prompt_tokens`), Anthropic's (`input_tokens`),
+Gemini's (`promptTokenCount`), as a member `usage` of the answer or of its `metadata`; over gRPC, where metadata are
+strings, as JSON text. Implausible numbers are ignored: statistics never fail an answer.
 """
 
 from __future__ import annotations
@@ -48,13 +48,15 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Prices by agent and by model. The agent's come first; a model's name may end in `*`, the longest that fits counts."""
+    """Prices by agent and by model. The agent's take precedence; a model's name may end in `*`, the longest match
+    counts.
+    """
 
     agents: Mapping[str, Price] = field(default_factory=dict)
     models: Mapping[str, Price] = field(default_factory=dict)
 
     def of(self, agent_id: str, model: str | None) -> Price | None:
-        """The price of an answer, or None if none is known.
+        """The price of an answer, or None if unknown.
 
         >>> prices = Prices(models={"gpt-*": Price(1), "gpt-9*": Price(2), "gpt-9": Price(3)})
         >>> [found and found.input for found in (prices.of("a", name) for name in ("gpt-9", "gpt-9-x", "gpt-1", "m", None))]
@@ -71,7 +73,7 @@ class Prices:
 
 
 def used(metadata_json: bytes, agent_id: str, prices: Prices) -> dict[str, Any]:
-    """The members of a data point that say what an answer used up; empty when nothing is known.
+    """The members of a data point about an answer's usage; empty if nothing is known.
 
     >>> prices = Prices(models={"m-1": Price(input=2.0, output=10.0)})
     >>> used(b'{"model": "m-1", "usage": {"prompt_tokens": 1000, "completion_tokens": 100}}', "a", prices)
@@ -140,7 +142,7 @@ def _cost(part: Mapping[str, Any]) -> float | None:
 
 
 def _priced(tokens: Mapping[str, int], cached: int, price: Price | None) -> float | None:
-    """The price of these tokens; None without a price, or when it is for tokens that are not known."""
+    """The price of these tokens; None without a price, or if tokens it applies to are unknown."""
     if price is None:
         return None
     if "inputTokens" not in tokens or "outputTokens" not in tokens:

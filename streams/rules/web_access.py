@@ -1,14 +1,14 @@
-"""Who may ask what of a worker over HTTP: which power a request needs, and which user a trusted proxy speaks for. Pure.
+"""Which power an HTTP request to a worker needs, and which user a trusted proxy names. Pure.
 
-In: method and route of a request, its address and headers. Out: `view`, `operate`, or nothing that is needed.
+In: method and route of a request, its address and headers. Out: `view`, `operate`, or None.
 
 | route | needs |
 |---|---|
-| `/livez`, `/readyz` | nothing: probes carry no token. Without one they answer no more than yes or no |
+| `/livez`, `/readyz` | nothing: probes carry no token. Without one the answer is only yes or no |
 | `/page/{file}`, and `/` for a browser | nothing: files of the package, with which a person logs in |
 | `/metrics` | `view`, or nothing with `web_auth.open_metrics` |
-| whatever else is read, other workers' questions and unknown paths included | `view` |
-| whatever changes something: any method but GET, HEAD and OPTIONS | `operate` |
+| any other read, including other workers' questions and unknown paths | `view` |
+| any change: any method but GET, HEAD and OPTIONS | `operate` |
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ MAX_USER = 256
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. `user`: as a trusted proxy names them; None for the holder of a token."""
+    """The caller. `user`: as a trusted proxy names them; None for the holder of a token."""
 
     power: Power
     user: str | None = None
 
     def may(self, needed: Power) -> bool:
-        """Who may operate may view."""
+        """Whether the caller has the power; operate includes view."""
         return needed == "view" or self.power == "operate"
 
 
@@ -61,12 +61,12 @@ class TrustedProxies:
     """The proxies whose header names the user. `operators`: users who may operate; `*`: all of them."""
 
     def __init__(self, networks: Sequence[str], operators: Sequence[str]) -> None:
-        """Raises ValueError for what is no network."""
+        """Raises ValueError for an invalid network."""
         self._networks = [ip_network(text) for text in networks]
         self._operators = frozenset(operators)
 
     def caller(self, address: str | None, values: Sequence[str]) -> Caller | None:
-        """`values`: those of the header, in order. None: it names no user, or does not come from a trusted proxy.
+        """`values`: those of the header, in order. None: it names no user, or the request is not from a trusted proxy.
 
         More than one value is refused: one of them may be the client's own.
 

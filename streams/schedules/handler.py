@@ -49,7 +49,7 @@ class ScheduleHandler:
     def __init__(
         self, *, partition: PartitionProcessor, parts: ScheduleParts, lying: Lying, kept: Iterable[bytes] = ()
     ) -> None:
-        """`lying`: what lies on the topics, accepted or not. `kept`: the values of the state topic."""
+        """`lying`: the records on the topics, accepted or not. `kept`: the values of the state topic."""
         self._partition = partition
         self._parts = parts
         self._waiting = lying.tasks
@@ -67,23 +67,23 @@ class ScheduleHandler:
     # What the engine asks
 
     def room(self, source: str) -> bool:
-        """A record takes an entry in memory only."""
+        """Always true: a record takes only an entry in memory."""
         return True
 
     def resting(self) -> int:
-        """No record is in flight here: a task that waits is remembered, its record is finished."""
+        """0: no record is in flight here. A waiting task is in memory; its record is finished."""
         return 0
 
     def running(self) -> int:
-        """Nothing is called here."""
+        """0: nothing is called here."""
         return 0
 
     def explain(self, source: str, offset: int) -> dict[str, Any] | None:
-        """Records are finished as they are taken."""
+        """None: records are finished as they are taken."""
         return None
 
     def unblock(self, source: str, offsets: Sequence[int]) -> None:
-        """No record is kept here, so none keeps a commit behind."""
+        """Nothing to do: no record is kept here, so none holds back a commit."""
 
     def changes(self) -> list[Output]:
         """The tasks released since the last commit."""
@@ -95,7 +95,7 @@ class ScheduleHandler:
         self._task.cancel()
 
     def close(self) -> None:
-        """The next owner goes on from what is committed."""
+        """The next owner continues from what is committed."""
         self.hold()
         self._pending.clear()
         if self._begun:
@@ -105,7 +105,7 @@ class ScheduleHandler:
         self._waiting = ScheduledTasks()
 
     def process(self, source: str, record: ConsumerRecord) -> None:
-        """One record: a task that waits, or a tombstone; a schedule."""
+        """Process one record: a waiting task, a tombstone, or a schedule."""
         self._begin()
         taken = source_record_of(source, record)
         if source == SOURCE and record.value is None:
@@ -123,7 +123,7 @@ class ScheduleHandler:
     # What others ask
 
     def cancel(self, task_id: str) -> None:
-        """A cancel of this task was requested: if it waits here, it ends."""
+        """This task was cancelled: if it waits here, it ends."""
         for name in names_of(task_id):
             offset = self._waiting.offset_of(id_hash(name))
             if offset is not None:
@@ -151,7 +151,9 @@ class ScheduleHandler:
     # A record comes in
 
     def _begin(self) -> None:
-        """Once the ledger is there: what was not accepted by an earlier owner is about to be handed over, and waits not yet."""
+        """Once the ledger is there: leave out records that no earlier owner accepted, since they will be handed
+        over.
+        """
         if self._begun:
             return
         self._begun = True
@@ -220,7 +222,7 @@ class ScheduleHandler:
                 await asyncio.sleep(RETRY_S)
 
     async def _sleep(self) -> None:
-        """Until a task is due, or may have been cancelled."""
+        """Sleep until a task is due, or may have been cancelled."""
         while not (self._due or self._to_check):
             times = [at for at in (self._waiting.next_due_ms, self._recurring.next_due_ms) if at is not None]
             left_s = (min(times) - self._parts.wall_ms()) / 1000 if times else MAX_SLEEP_S
@@ -230,7 +232,9 @@ class ScheduleHandler:
             await wait_at_most(self._changed, min(left_s, MAX_SLEEP_S))
 
     async def _release_due(self) -> None:
-        """One batch: make the tasks of schedules, read and release those that waited, and wait until that is committed."""
+        """Process one batch: make the tasks of schedules, read and release waiting ones, and wait until that is
+        committed.
+        """
         self._pending += self._recurring.fire(self._parts.wall_ms())
         await self._release_tasks()
         if self._pending:
@@ -281,7 +285,7 @@ class ScheduleHandler:
 
 
 def _accepted(ledger: Ledger) -> Callable[[int], bool]:
-    """Whether an earlier owner accepted the record of an offset; the others are about to be handed over."""
+    """Whether an earlier owner accepted the record of an offset; others will be handed over."""
     head, runs = ledger.head, ledger.runs()
     return lambda offset: offset < head or any(first <= offset <= last for first, last in runs)
 

@@ -1,7 +1,7 @@
-"""What an owner of a partition of the role `schedules` has to know before it opens: its memory, and the tasks that wait.
+"""What an owner of a partition of the role `schedules` needs before it opens: its state, and the waiting tasks.
 
-In: a partition number whose earlier owner was fenced. Out: the newest values of the state topic, and one `ScheduledTasks`.
-Records are read and forgotten at once: only their times, offsets and hashes are kept.
+In: a partition number whose earlier owner was fenced. Out: the newest values of the state topic, and one
+`ScheduledTasks`. Of each record only its time, offset and hash are kept.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class WaitingRows:
         self._rows: dict[bytes, tuple[int, int, int]] = {}
 
     def add(self, record: ConsumerRecord) -> None:
-        """The next record; a tombstone takes back the earlier one of its key."""
+        """Add the next record; a tombstone removes the earlier one of its key."""
         if record.key is None:
             return
         self._rows.pop(record.key, None)
@@ -53,7 +53,7 @@ class WaitingRows:
         self._rows[record.key] = (due.not_before_ms, record.offset, id_hash(due.name))
 
     def tasks(self) -> ScheduledTasks:
-        """What waits. Of two records with one task id the first counts; the other one is not processed yet."""
+        """The waiting tasks. Of two records with one task id the first counts; the other one is not processed yet."""
         found = ScheduledTasks()
         for due_ms, offset, task_hash in self._rows.values():
             found.add(due_ms, offset, task_hash)
@@ -62,7 +62,7 @@ class WaitingRows:
 
 @dataclass(slots=True)
 class Lying:
-    """What lies on the topics of one partition: tasks that wait, and every record of `schedules`."""
+    """The records on the topics of one partition: waiting tasks, and every record of `schedules`."""
 
     tasks: ScheduledTasks = field(default_factory=ScheduledTasks)
     schedules: Sequence[SourceRecord] = ()
@@ -82,7 +82,9 @@ class ScheduleReader:
         self._lying: dict[int, Lying] = {}
 
     async def read(self, number: int) -> list[bytes]:
-        """The values of the state topic; what lies on the others is kept for `take`. Raises `KafkaError`, `TimeoutError`."""
+        """The values of the state topic; the records of the other topics are kept for `take`. Raises `KafkaError`,
+        `TimeoutError`.
+        """
         values = await self._state.read(number)
         rows, schedules = WaitingRows(), list[SourceRecord]()
         await self._read_all(TopicPartition(full_name("scheduled", self._prefix), number), rows.add)
@@ -99,13 +101,13 @@ class ScheduleReader:
         return await self._state.read_rows(number)
 
     def take(self, number: int) -> Lying:
-        """What lay there when the partition was last read."""
+        """The records found when the partition was last read."""
         return self._lying.pop(number, None) or Lying()
 
     async def _read_all(
         self, tp: TopicPartition, add: Callable[[ConsumerRecord], None], *, decoded: bool = False
     ) -> None:
-        """Every record of a partition, in the order of its log. `decoded`: their schemas are needed."""
+        """All records of a partition, in the order of its log. `decoded`: their schemas are needed."""
         consumer = committed_reader(self._options, max_partition_fetch_bytes=FETCH_BYTES, fetch_max_wait_ms=POLL_MS)
         try:
             await consumer.start()

@@ -1,7 +1,7 @@
-"""The schedules of one partition: what they are, when each is next due, and the tasks they make.
+"""The schedules of one partition: when each is next due, and the tasks they make.
 
-In: records of `schedules`, the clock. Out: tasks for `tasks`, each with what must be remembered of its time: one transaction
-commits both, and each time makes one task. It waits for nothing; the handler asks it when it is time.
+In: records of `schedules`, the clock. Out: tasks for `tasks`, each with the state of its time. One transaction commits
+both, so each time makes one task. It waits for nothing; the handler calls it when due.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ RETRY_MS = 60_000
 
 @dataclass(slots=True)
 class _Active:
-    """A schedule that is not paused. `since_ms`: its times up to then are dealt with; `next_ms`: None: it has no more."""
+    """A schedule that is not paused. `since_ms`: its times up to then are done; `next_ms`: None without a further
+    one.
+    """
 
     schedule: Schedule
     after: NextTime
@@ -71,9 +73,9 @@ class RecurringTasks:
         return min((each.next_ms for each in self._active.values() if each.next_ms is not None), default=None)
 
     def restore(self, records: Iterable[SourceRecord], now_ms: int) -> list[Output]:
-        """What earlier owners accepted, in the order of the log; of each key the newest counts.
+        """Load what earlier owners accepted, in the order of the log; of each key the newest counts.
 
-        A schedule that belongs elsewhere since partitions were added is sent on.
+        A schedule that belongs elsewhere since partitions were added is forwarded.
         """
         outputs: list[Output] = []
         for record in {record.key: record for record in records}.values():
@@ -94,11 +96,11 @@ class RecurringTasks:
         return owner_partition(_name(record), self._parts.partition_count())
 
     def accept(self, record: SourceRecord, now_ms: int) -> list[Output]:
-        """The next record of `schedules`: a schedule to begin or to change, or one to remove.
+        """Process the next record of `schedules`: a schedule to begin or to change, or one to remove.
 
-        Three cases: 1 its id belongs to another partition, or its key also names a schema: it is sent on under its plain id (by
-        another key, a later record of the schedule would not replace it when the log is compacted); 2 it is valid; 3 it is not:
-        the schedule of its id, if there is one, ends, since a new owner would find this record only.
+        Three cases: 1 its id belongs to another partition, or its key has a schema id: it is forwarded under its plain
+        id (under another key, a later record of the schedule would not replace it at compaction). 2 it is valid. 3 it
+        is invalid: the schedule of its id, if there is one, ends, since a new owner would find this record only.
         """
         if header(record.headers, MOVED_HEADER) is not None and record.value is None:
             return []  # our own mark that it was sent on
@@ -119,7 +121,7 @@ class RecurringTasks:
         return before
 
     def _last_tasks(self, name: str, until_ms: int) -> list[Output]:
-        """Of a schedule that is changed: its times before the change count as it was."""
+        """Tasks of a changed schedule whose times were before the change: they count as before."""
         active = self._active.get(name)
         is_due = active is not None and active.next_ms is not None and active.next_ms <= until_ms
         return self._fire(name, active, until_ms) if active is not None and is_due else []
@@ -137,8 +139,8 @@ class RecurringTasks:
             self._active[name] = _Active(schedule, after, since_ms, after(since_ms))
 
     def _since_ms(self, name: str, record: SourceRecord, now_ms: int) -> int:
-        """Up to when a schedule's times are dealt with. What it was before it was changed, and while it was paused, is not made
-        up for; what it missed on its way from another partition is. A clock that was far ahead once must not silence it.
+        """Up to when a schedule's times are done. Times from before it was changed, or while it was paused, are not
+        made up for; times missed while it was forwarded are. A clock that was once far ahead must not silence it.
         """
         begun_ms = own_header(record.headers, FIRED_HEADER)
         begun_ms = record.timestamp_ms if begun_ms is None else begun_ms
@@ -152,9 +154,9 @@ class RecurringTasks:
         return [self._parts.recorder.fired(name, None, self._number, 0)]
 
     def fire(self, now_ms: int) -> list[Output]:
-        """The tasks of times that have come, and what is to be remembered of them: the earliest schedules first.
+        """The tasks of times that have come, with their state: the earliest schedules first.
 
-        It ends once it has made `MAX_AT_ONCE` tasks; `next_due_ms` has come still then, and the next call goes on.
+        It stops after `MAX_AT_ONCE` tasks; `next_due_ms` is then still due, and the next call continues.
         """
         due = [(each.next_ms, name) for name, each in self._active.items() if each.next_ms is not None]
         outputs: list[Output] = []
@@ -165,7 +167,7 @@ class RecurringTasks:
         return outputs
 
     def _fire(self, name: str, active: _Active, now_ms: int) -> list[Output]:
-        """A fault costs this schedule's tasks only: its times are tried again a minute later."""
+        """A fault affects only this schedule's tasks: its times are tried again a minute later."""
         try:
             return self._make(name, active, now_ms)
         except Exception:
@@ -194,7 +196,7 @@ class RecurringTasks:
         return outputs
 
     def rows(self) -> list[dict[str, Any]]:
-        """The schedules as they are, for people: with the next time, and until when times are dealt with."""
+        """The schedules, for people: with the next time, and until when times are done."""
         return [self._row(name, schedule) for name, schedule in sorted(self._known.items())]
 
     def _row(self, name: str, schedule: Schedule) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""The worker's role `schedules`, put together: its group, its table of cancel requests, its clock.
+"""Assembles the worker's role `schedules`: its group, its table of cancel requests, its clock.
 
-In: what the worker has found out. Out: an engine whose partitions are `ScheduleHandler`s. Nothing here decides about a task.
+In: what the worker found at the broker. Out: an engine whose partitions are `ScheduleHandler`s. It decides nothing
+about a task.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ RECORD_ROOM = 16 * 1024
 
 
 class SchedulesRole(EngineRole[ScheduleHandler]):
-    """Tasks for later, and schedules."""
+    """The role for delayed tasks and schedules."""
 
     name = "schedules"
 
@@ -70,7 +71,7 @@ class SchedulesRole(EngineRole[ScheduleHandler]):
         self.watch(stack, {})
 
     def explain_task(self, task_id: str) -> dict[str, Any] | None:
-        """What a task that waits here for its time waits for; None if none of that id does."""
+        """What a task that waits here for its time waits for; None if there is none with that id."""
         found = (handler.explain_task(task_id) for handler in self.engine.handlers())
         return next((each for each in found if each is not None), None)
 

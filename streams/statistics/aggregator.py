@@ -1,9 +1,11 @@
-"""Points in, windows and anomalies out: the loop that carries the rules of statistics.
+"""Points in, windows and anomalies out: the loop around the rules of statistics.
 
-In: messages from Faust, in partition order. Per batch: count in memory; send dead letters, aggregates, anomalies and events and
-await them; write one row per touched series to the changelog and await it; only then report the points done, so that the commit
-follows. A crash between two steps repeats outputs with the same ids and revisions, and counts nothing twice.
-Bounded: `MAX_PENDING` messages wait, `MAX_BATCH` are counted at once; a failure goes to `failed`.
+In: messages from Faust, in partition order. For each batch: count in memory; send dead letters, aggregates, anomalies
+and events and await them; write one row per touched series to the changelog and await it; only then report the points
+done, so that the commit follows. A crash between two steps repeats outputs with the same ids and revisions, and counts
+nothing twice.
+
+Bounded: `MAX_PENDING` messages wait, `MAX_BATCH` are counted at once; a failure is passed to `failed`.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ DRAIN_S = 5.0
 
 
 class Released(Exception):
-    """The partitions went while a batch was on its way; it is dropped and read again by their next owner."""
+    """The partitions were revoked during a batch; it is dropped, and read again by their next owner."""
 
 
 class Aggregator:
@@ -87,7 +89,7 @@ class Aggregator:
         producer: Callable[[], AIOKafkaProducer],
         source_log: SourceLog,
     ) -> None:
-        """The parts that exist once the app is built; consumer and producer once it has started."""
+        """Set the parts that exist once the app is built, and consumer and producer once it has started."""
         self.state, self._table, self._batcher = state, table, batcher
         self._consumer, self._producer, self._source_log = consumer, producer, source_log
 
@@ -101,7 +103,7 @@ class Aggregator:
         return self._clocks.lag_s()
 
     async def take(self, message: StatsMessage) -> None:
-        """One message from Faust; waits while too many are pending."""
+        """Accept one message from Faust; waits while too many are pending."""
         if not await self._consumer().accept(message):
             return
         self._pending.append(message)
@@ -132,7 +134,7 @@ class Aggregator:
             self.failed(error)
 
     async def watch_log_ends(self) -> None:
-        """Ask where the logs end, over and over, until cancelled."""
+        """Ask for the logs' ends again and again, until cancelled."""
         while True:
             await asyncio.sleep(TICK_S)
             if self.ready:
@@ -147,8 +149,9 @@ class Aggregator:
     # The carrier's side of a rebalance
 
     async def load(self) -> None:
-        """The table has been recovered: take its contents up. What is loaded stays: the collector need not look at it, and
-        would otherwise take more than half of the time."""
+        """The table has been recovered: load its contents. They stay in memory, so they are exempt from garbage
+        collection, which would take more than half of the time.
+        """
         async with self._flushing:
             gc.disable()
             try:
@@ -167,7 +170,9 @@ class Aggregator:
             self._wake.set()
 
     async def drain(self) -> None:
-        """Count and write what is pending, and publish the rest, within `DRAIN_S`; what is left is read again later."""
+        """Count and write what is pending, and publish the rest, within `DRAIN_S`; the remainder is read again
+        later.
+        """
         try:
             async with asyncio.timeout(DRAIN_S), self._flushing:
                 await self._write_overtaken()
@@ -181,7 +186,7 @@ class Aggregator:
             self.failed(error)
 
     def release(self) -> None:
-        """The partitions are gone: nothing in memory counts any more."""
+        """The partitions are gone: drop everything in memory."""
         self.ready = False
         self.releases += 1
         self._pending.clear()
@@ -246,7 +251,7 @@ class Aggregator:
         return None
 
     async def _store(self, touched: Collection[Live], outputs: list[Output], now: float, releases: int) -> None:
-        """Outputs first, then the state that says they were sent: a replay of the points repeats them as they were."""
+        """Write outputs first, then the state that records them: a replay of the points repeats them unchanged."""
         rows: list[Row] = []
         self._still(releases)
         for live in touched:
@@ -275,7 +280,7 @@ class Aggregator:
             live.leaving.clear()
 
     async def _write_overtaken(self) -> None:
-        """Put the newest rows on top again where an earlier owner left an older one there."""
+        """Write the newest rows again where an earlier owner left an older one after them."""
         if self.ready and self._table.has_overtaken and await self._consumer().confirm_ownership():
             await self._write(self._table.overtaken(), self.releases)
 
@@ -291,12 +296,12 @@ class Aggregator:
             raise Released from None
 
     def _still(self, releases: int) -> None:
-        """Go on only if the partitions are still ours."""
+        """Raises `Released` unless the partitions are still ours."""
         if releases != self.releases:
             raise Released
 
     async def _checkpoint(self, releases: int) -> None:
-        """Let queries be answered in between. Raises `Released`."""
+        """Let queries run in between. Raises `Released`."""
         await self._yielder()
         self._still(releases)
 
@@ -348,13 +353,15 @@ class Aggregator:
             await self._store(touched, [], now, releases)
 
     async def _foretell(self, touched: Collection[Live], releases: int) -> None:
-        """What time alone fires is stored before it is published: after a crash no offset would repeat it, and nothing end it."""
+        """Store what only time causes before publishing it: after a crash no offset would repeat it, and nothing end
+        it.
+        """
         rows = [row for live in touched if live.series.anomalies for row in self.state.rows(live)]
         if rows:
             await self._write(rows, releases)
 
     def _turn(self) -> list[Live]:
-        """The series whose turn it is; all of them while they are few."""
+        """The series whose turn it is; all series while they are few."""
         if not self._round:
             self._round = list(self.state)
         turn, self._round = self._round[:TICK_SERIES], self._round[TICK_SERIES:]
@@ -362,7 +369,7 @@ class Aggregator:
 
 
 async def _at_most(event: asyncio.Event, seconds: float) -> None:
-    """Wait for the event, but not longer."""
+    """Wait for the event, at most so long."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()

@@ -1,6 +1,6 @@
-"""How many alarms are on, by type and severity, updated with each change of a series: no scan of all series is needed.
+"""Counts firing alarms by type and severity, updated with each change of a series instead of scanning all series.
 
-In: a series after each change, and what was counted of it before. Out: the counts. Alarms that are kept back are not
+In: a series after each change, and what was counted of it before. Out: the counts. Alarms that are held back are not
 counted, since they are not published.
 """
 
@@ -22,9 +22,8 @@ class AlarmCount:
         self._on: Counter[tuple[str, str]] = Counter()
 
     def update(self, before: CountedAlarms, series: Series | None) -> CountedAlarms:
-        """Replace what a series had counted `before` by its alarms now (`series` None:
-
-        it is gone). Returns what is counted now.
+        """Replace what a series had counted `before` by its alarms now (`series` None: it is gone). Returns what is
+        counted now.
         """
         detectors = None if series is None else series.detectors
         firing = {} if detectors is None else detectors.alarms.firing
@@ -41,5 +40,5 @@ class AlarmCount:
         self._on.clear()
 
     def by_kind(self) -> dict[tuple[str, str], int]:
-        """(type, severity) -> how many are on."""
+        """(type, severity) -> number of firing alarms."""
         return dict(self._on)

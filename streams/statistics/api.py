@@ -1,7 +1,7 @@
-"""Questions about statistics over HTTP, answered by any worker of the role: it asks the owners and puts their parts together.
+"""Statistics over HTTP, at any worker of the role: it asks the owners and combines their parts.
 
-In: GET requests under `/api/v1`. Out: JSON. The owners' addresses come with the group's assignment. Whatever is not certain is
-no answer: while partitions move, recover or do not reply, and when parts overlap, it is a 503 that says "recovering".
+In: GET requests under `/api/v1`. Out: JSON. The owners' addresses come with the group's assignment. While partitions
+move, recover or do not reply, and when parts overlap, the answer is a 503 "recovering", never an uncertain number.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _recovering(why: str) -> Refused:
 
 
 class StatsApi:
-    """The routes. `statistics` returns the worker's statistics, None while it has none. `token`: shown to other workers."""
+    """The routes. `statistics` returns the worker's statistics, None without them. `token`: sent to other workers."""
 
     def __init__(self, statistics: Callable[[], Statistics | None], token: Secret | None = None) -> None:
         self._statistics = statistics
@@ -57,7 +57,7 @@ class StatsApi:
         self._session: aiohttp.ClientSession | None = None
 
     def routes(self) -> list[web.RouteDef]:
-        """What a web application serves."""
+        """The routes for the web application."""
         return [
             web.get("/api/v1/agents/{id:[^/]+}/stats", self._guarded(self._stats)),
             web.get("/api/v1/agents/{id:[^/]+}/windows", self._guarded(self._windows)),
@@ -141,7 +141,7 @@ class StatsApi:
     # The parts
 
     async def _part(self, request: web.Request) -> Mapping[str, Any]:
-        """What this worker's own partitions have; asked by other workers."""
+        """What this worker's own partitions have, for other workers."""
         from streams.statistics.query import Question
 
         try:
@@ -171,7 +171,7 @@ class StatsApi:
             raise Refused(400, str(error)) from error
 
     async def _gather(self, question: Question | None) -> Parts:
-        """Every owner's part; together they speak for each partition once. `question` None: the alarms."""
+        """Every owner's part; together they cover each partition once. `question` None: the alarms."""
         from streams.statistics.query import complete
 
         processor = self._processor()

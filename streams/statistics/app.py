@@ -1,7 +1,7 @@
-"""The Faust app that carries statistics: one agent, one table, no web server, no global state.
+"""The Faust app of statistics: one agent, one table, no web server, no global state.
 
-In: settings, the client options and the carrier. Out: an app that reads `data-points`, recovers the table and commits by our
-ledger. It never creates topics, directories or servers, and never configures logging.
+In: settings, the client options and the carrier. Out: an app that reads `data-points`, recovers the table and commits
+by our ledger. It never creates topics, directories or servers, and never configures logging.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_POLL_RECORDS = 2000
 class StatsApp(faust.App):
     """A Faust app on our transport. `carrier`: counts the points; `source_topic`: the full name of `data-points`.
 
-    `address`: where this worker answers questions; it travels with the group's assignment.
+    `address`: this worker's address for queries; it travels with the group's assignment.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class StatsApp(faust.App):
 
     @property
     def ledger(self) -> LedgerConsumer:
-        """The consumer, as what it is."""
+        """The consumer, with its own type."""
         consumer: Any = self.consumer
         if not isinstance(consumer, LedgerConsumer):
             raise TypeError("the app's transport was replaced")

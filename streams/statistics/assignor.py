@@ -1,9 +1,9 @@
-"""Faust's assignor, for members that come back under their name at another address.
+"""Faust's assignor, for static members that return at another address.
 
-In: what the group's leader dealt out. Out: the same, with this worker's address as it is now. The broker gives a member with a
-name of its own (`--instance-id`) the assignment it had before it went away, made for its old address; Faust takes that for a
-fault, and its coordinator ends there for good. `asks_again` is called then: the group is to be dealt out anew, or others keep
-the old address.
+In: the assignment of the group's leader. Out: the same, with this worker's present address. The broker gives a static
+member (`--instance-id`) the assignment it had before it went away, made for its old address. Faust takes that for a
+fault, which ends its coordinator for good. `asks_again` is called then: the group must rebalance, or others keep the
+old address.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from faust.assignor.partition_assignor import PartitionAssignor
 
 
 class StatsAssignor(PartitionAssignor):
-    """One app's. `asks_again`: set by the owner of the consumer."""
+    """The assignor of one app. `asks_again`: set by the owner of the consumer."""
 
     asks_again: Callable[[], None] | None = None
 
     def on_assignment(self, assignment: Any) -> None:
-        """Take what was dealt out, whatever address it was meant for."""
+        """Accept the assignment, for whichever address it was made."""
         metadata = ClientMetadata.loads(self._decompress(assignment.user_data))
         own = str(self._url)
         if metadata.url == own:

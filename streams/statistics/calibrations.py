@@ -1,4 +1,4 @@
-"""The record on `calibrations`: what an agent's confidence has been worth, from its outcomes."""
+"""The record on `calibrations`: an agent's calibration, from its outcomes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The changelog topic of statistics: created with as many partitions as `data-points`, checked if it is there.
+"""The changelog topic of statistics: created with as many partitions as `data-points`, checked if it exists.
 
-In: settings. Out: the partition count both topics have, and where its partitions end. Raises `ChangelogError` when the counts
-differ or the source is missing.
+In: settings. Out: the partition count of both topics, and the ends of its partitions. Raises `ChangelogError` if the
+counts differ or the source is missing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ VISIBLE_TIMEOUT_S = 30.0
 
 
 class ChangelogError(TopicsError):
-    """The topics are not as statistics need them; the message is one line and names the remedy."""
+    """The topics do not fit statistics; the message is one line and names the remedy."""
 
 
 async def ensure(settings: Settings, options: dict[str, Any]) -> int:
@@ -73,8 +73,8 @@ async def ensure(settings: Settings, options: dict[str, Any]) -> int:
 async def ends(options: dict[str, Any], partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
     """The offset after each partition's last record, found by fetching.
 
-    The embedded broker answers the question for the end with the offset after the *first* record of the last batch, so a
-    recovery that trusts it stops early; the high watermark in its fetch answers is right. Raises TimeoutError.
+    The embedded broker reports as end the offset after the *first* record of the last batch, so a recovery that relies
+    on it stops early; the high watermark in its fetch responses is right. Raises TimeoutError.
     """
     wanted = list(partitions)
     if not wanted:

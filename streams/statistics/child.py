@@ -1,7 +1,7 @@
-"""The statistics role of a worker that has other roles too: a process of its own, looked after from here.
+"""The statistics role of a worker with other roles: a separate process, supervised here.
 
-In: settings. Out: what `StatsSupervisor` gives the worker: whether statistics are ready, their counters and places, answers to
-questions. A process that ends by itself is started again after a pause. See `process.py` for the other side.
+In: settings. Out: the interface of `StatsSupervisor`: readiness, counters, positions, answers to queries. A process
+that ends by itself is started again after a pause. See `process.py` for the other side.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ GONE = {"error": "recovering: statistics are starting here"}
 
 
 def _as_it_was(found: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What held the commit."""
+    """The reported reason, unchanged."""
     return found
 
 
 class StatsFailed(Exception):
-    """Why statistics could not be started, in one line. `exit_code`: as a worker's."""
+    """Why statistics could not be started, in one line. `exit_code`: for the worker."""
 
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
@@ -58,7 +58,7 @@ class StatsFailed(Exception):
 
 
 class StatsProcess:
-    """One process at a time."""
+    """Supervises one process at a time."""
 
     name: RoleName = "stats"
 
@@ -77,22 +77,22 @@ class StatsProcess:
 
     @property
     def ready(self) -> bool:
-        """Recovered and assigned, as of a moment ago."""
+        """Whether statistics were recovered and assigned a moment ago."""
         return bool(self._status.get("ready"))
 
     def counters(self) -> dict[str, Any] | None:
-        """Of a moment ago; None while there are none."""
+        """The counters of a moment ago; None without any."""
         return from_json(self._status.get("counters"))
 
     def partition_statuses(self) -> list[PartitionStatus]:
-        """Where it stood a moment ago in each partition of `data-points`."""
+        """Its position a moment ago in each partition of `data-points`."""
         return [
             PartitionStatus(topic, number, committable, after, in_flight, lag, partial(_as_it_was, blocking))
             for topic, number, committable, after, in_flight, lag, blocking in self._status.get("partitions", ())
         ]
 
     async def start(self) -> None:
-        """The first start. Raises `StatsFailed`: that is the user's to mend."""
+        """The first start. Raises `StatsFailed`, for the user to fix."""
         async with asyncio.timeout(START_TIMEOUT_S):
             await self._begin()
         self._task = asyncio.create_task(self._keep(), name="stats-process")
@@ -103,7 +103,7 @@ class StatsProcess:
             await asyncio.sleep(0.05)
 
     async def failed(self) -> None:
-        """Never: statistics that fail are started again."""
+        """Never returns: statistics that fail are started again."""
         await asyncio.Event().wait()
 
     async def stop(self) -> None:
@@ -115,7 +115,7 @@ class StatsProcess:
         await self._end()
 
     async def answer(self, path: str) -> tuple[int, bytes]:
-        """Status and JSON of a question that a worker's web page was asked. `path`: with its query, as it came."""
+        """Status and JSON for a query to the worker's web server. `path`: with its query string."""
         session, process = self._session, self._process
         if session is None or process is None or process.returncode is not None:
             return 503, orjson.dumps(GONE)
@@ -126,7 +126,7 @@ class StatsProcess:
             return 503, orjson.dumps({"error": f"recovering: statistics do not answer ({error!r})"})
 
     async def _begin(self) -> None:
-        """A new process, until it has started. Raises `StatsFailed`."""
+        """Start a process and wait until it has started. Raises `StatsFailed`."""
         process = self._process = await asyncio.create_subprocess_exec(
             *tied_to_parent([sys.executable, "-c", _BEGIN]),
             stdin=asyncio.subprocess.PIPE,
@@ -185,7 +185,7 @@ class StatsProcess:
                 log.warning("statistics could not be started", error=str(error) or repr(error), pause_s=pause_s)
 
     async def _end(self) -> None:
-        """Close the lifeline and wait; kill it if that is too long."""
+        """Close its stdin and wait; kill it if that takes too long."""
         process, self._process, self._status = self._process, None, {}
         if self._session is not None:
             await self._session.close()

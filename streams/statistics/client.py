@@ -1,7 +1,7 @@
 """The aiokafka clients under Faust's driver, built with our options.
 
-In: the app's client options. Out: a consumer thread that reads committed records only and raises what a commit raised; a
-producer, idempotent where the broker can.
+In: the app's client options. Out: a consumer thread that reads committed records only and raises commit errors; a
+producer, idempotent if the broker allows it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FETCH_WAIT_MS = 200
 
 
 class StatsConsumerThread(driver.AIOKafkaConsumerThread):
-    """The thread that fetches; built with our client options and reading committed records only."""
+    """The fetching thread, with our client options, reading committed records only."""
 
     app: Any
 
@@ -53,7 +53,7 @@ class StatsConsumerThread(driver.AIOKafkaConsumerThread):
         return consumer
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        """Raises `KafkaError`; Faust would crash the app for errors that the next commit does not have."""
+        """Raises `KafkaError`. Faust would crash the app for errors that the next commit does not have."""
         assigned = self.assignment()
         wanted = {
             TopicPartition(*tp): OffsetAndMetadata(offset, "") for tp, offset in offsets.items() if tp in assigned

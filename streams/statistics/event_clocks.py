@@ -1,7 +1,7 @@
-"""The event clocks of the partitions a worker owns, and the question that moves them: where do the logs end?
+"""The event clocks of a worker's partitions, moved by the logs' ends.
 
-In: log ends, asked for once a second, and how far the consumer has counted. Out: one `EventClock` a partition. While a broker
-does not answer, or points wait to be counted, time stands still for series that get no points.
+In: log ends, read once a second, and how far the consumer has counted. Out: one `EventClock` a partition. While a
+broker does not answer, or points wait to be counted, time stands still for series without points.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class EventClocks:
-    """One worker's."""
+    """The clocks of one worker."""
 
     def __init__(self) -> None:
         self._clocks: dict[int, EventClock] = {}
@@ -40,7 +40,7 @@ class EventClocks:
         self._asked_ms, self._ends = 0, {}
 
     async def ask(self, consumer: LedgerConsumer, source_log: SourceLog) -> None:
-        """Ask where the logs end now; no answer leaves the clocks as they are."""
+        """Ask for the logs' ends; without an answer the clocks stay unchanged."""
         asked_ms = int(time.time() * 1000)
         try:
             ends = await consumer.log_ends(source_log)
@@ -59,6 +59,6 @@ class EventClocks:
                 clock.advance(positions[partition])
 
     def lag_s(self) -> dict[int, float]:
-        """Partition -> how far the events that are counted lie behind the wall clock; 0 where all that was there is counted."""
+        """Partition -> how far counted events are behind the wall clock; 0 when all are counted."""
         now_ms = int(time.time() * 1000)
         return {number: clock.lag_s(now_ms) for number, clock in self._clocks.items()}

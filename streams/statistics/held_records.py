@@ -1,7 +1,7 @@
-"""Points that wait until the schema they were written with is fetched; those of other partitions do not.
+"""Points that wait until their schema is fetched; those of other partitions do not wait.
 
-In: what a fetch brought. Out: the same without the records of a partition from the first one on whose schema is not known, and
-with them as soon as it is. What is held lies in memory: a partition with held records is not fetched from.
+In: the result of a fetch. Out: the same without a partition's records from the first one with an unknown schema on, and
+with them as soon as it is known. They wait in memory: a partition with held records is not fetched from.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from streams.schema_registry import SchemaRegistry, registry
 
 
 class HeldRecords:
-    """Of one consumer."""
+    """The held records of one consumer."""
 
     def __init__(self) -> None:
         self._held: dict[TP, list[Any]] = {}
@@ -25,11 +25,11 @@ class HeldRecords:
         return tp in self._held
 
     def without(self, active: set[TP] | None) -> set[TP] | None:
-        """What is to be fetched from; None: everything."""
+        """The partitions to fetch from; None: all."""
         return active - self._held.keys() if active and self._held else active
 
     def exchange(self, records: dict[TP, Any], topic: str) -> None:
-        """Hold back what has to wait of `topic`, and put in what need not wait any more."""
+        """Hold back the records of `topic` that must wait, and add those that need not wait any more."""
         schemas = registry()
         if schemas is None:
             return
@@ -54,7 +54,7 @@ class HeldRecords:
             records[tp] = found[:at]
 
     def clear(self) -> None:
-        """They will be read again, here or elsewhere."""
+        """Drop them: they will be read again, here or elsewhere."""
         for task in self._learning.values():
             task.cancel()
         self._held.clear()

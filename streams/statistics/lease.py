@@ -1,7 +1,7 @@
-"""For how long a worker may take its membership of the group for granted: a group gives a member's partitions away no sooner than
-a session after it last heard of it.
+"""How long a worker may rely on its membership of the group: a group reassigns a member's partitions no sooner than a
+session after it last heard from it.
 
-Two clocks are asked: a process that is stopped sees both go on, a machine that is suspended only the wall clock.
+Two clocks are used: during a stop of the process both advance, during a suspension of the machine only the wall clock.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ Instant = tuple[float, float]
 
 
 def now() -> Instant:
-    """Taken before the group is asked."""
+    """The instant on both clocks; take it before asking the group."""
     return time.monotonic(), time.time()
 
 
 class Lease:
-    """Holds for `seconds` after it was last renewed."""
+    """Valid for `seconds` after it was last renewed."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -33,7 +33,7 @@ class Lease:
         self._from = None
 
     def holds(self, at: Instant) -> bool:
-        """Whether it holds at that instant; a wall clock that was set back ends it, which costs a question.
+        """Whether it is valid at that instant; a wall clock that was set back ends it, which costs one question.
 
         >>> lease = Lease(5.0)
         >>> lease.renew((100.0, 1000.0))

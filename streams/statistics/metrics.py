@@ -1,7 +1,7 @@
-"""What statistics show on `/metrics`: points counted, refused and late, how many series are kept, which alarms are on.
+"""The metrics of statistics: points counted, refused and late, series kept, alarms firing.
 
-In: the counters of the running processor, read with each request; None while there is none. Out: gauges and counters,
-which begin anew with a processor.
+In: the counters of the running processor, read with each request; None without one. Out: gauges and counters, which
+restart with a processor.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SINGLE = {
 
 
 class StatsMetrics(Collector):
-    """To be registered with the worker's registry."""
+    """A collector for the worker's registry."""
 
     def __init__(self, counters: Callable[[], Mapping[str, Any] | None]) -> None:
         self._counters = counters

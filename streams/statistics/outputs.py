@@ -1,6 +1,7 @@
-"""The records statistics write: aggregates, anomalies and their events, dead letters. Ids follow from the content alone.
+"""The records that statistics write: aggregates, anomalies and their events, dead letters. Ids follow from the content
+alone.
 
-In: windows, anomalies, rejected records. Out: `Output`s as the contracts have them (binary CloudEvents). Never sends.
+In: windows, anomalies, rejected records. Out: `Output`s that follow the contracts (binary CloudEvents). Never sends.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class StatsRecorder:
         return Output("aggregates", owner.agent_id.encode(), value, headers)
 
     def calibration(self, calibration: AgentCalibration, now_ms: int) -> Output:
-        """What an agent's confidence is worth, as far as is known now."""
+        """An agent's calibration as known now."""
         headers = ce_headers(
             ce_type=CALIBRATION,
             ce_id=f"{calibration.agent_id}/{calibration.count}",
@@ -71,5 +72,5 @@ class StatsRecorder:
         return [record, self._recorder.event(kind, anomaly.agent_id, data, anomaly.detected_at, tail)]
 
     def dead_letter(self, record: SourceRecord, stage: str, reason: str, now_ms: int) -> list[Output]:
-        """The original bytes with the reason, and an event that names where they came from."""
+        """The original bytes with the reason, and an event that names their origin."""
         return self._recorder.dead_letter(record, stage, reason, now_ms)

@@ -1,10 +1,11 @@
-"""Rows leave for the changelog only while the partitions are this worker's, as the group has it.
+"""Rows are sent to the changelog only while the partitions are this worker's, according to the group.
 
-A worker asks the group before it writes (`confirm_ownership`). If it is stopped between that and the moment the rows leave, for
-longer than a session, they would lie on top of its successor's once it goes on. So the last question is asked where a request is
-handed to the kernel: what the kernel has is sent whether the process runs or not.
+A worker asks the group before it writes (`confirm_ownership`). If it is stopped after that for longer than a session,
+before the rows are sent, they would overwrite its successor's once it continues. So ownership is checked again when a
+request is handed to the kernel, which sends it whether the process runs or not.
 
-In: aiokafka's sender, a topic, what asks the group. Out: batches of that topic are sent, or fail with `NotOwner`.
+In: aiokafka's sender, a topic, a function that asks the group. Out: batches of that topic are sent, or fail with
+`NotOwner`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class _OwnersSender(aiokafka_sender.Sender):  # type: ignore[misc]
             self._in_flight.remove(node_id)
 
     async def _refusal(self, since: float) -> Exception | None:
-        """Why rows that wait since then (monotonic seconds) are not to leave; None: they may."""
+        """Why rows that wait since then (monotonic seconds) must not be sent; None: they may."""
         for _ in range(TRIES):
             if self.holds(since):
                 return None
@@ -68,8 +69,8 @@ def guard(
 ) -> AIOKafkaProducer:
     """The producer, not started yet.
 
-    `holds`: whether the last answer of the group still counts, and the partitions were not lost since that time (monotonic
-    seconds); `confirm`: asks it anew, and may raise.
+    `holds`: whether the last answer of the group is still valid, and the partitions were not lost since that time
+    (monotonic seconds); `confirm`: asks again, and may raise.
     """
     sender = replace_sender(producer, _OwnersSender)
     sender.topic, sender.holds, sender.confirm = topic, holds, confirm

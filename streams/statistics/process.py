@@ -1,8 +1,8 @@
-"""The process that statistics have to themselves beside a worker's other roles, so that a slice of theirs delays no task.
+"""The separate process of statistics beside a worker's other roles: its work delays no task.
 
-Started by `StatsProcess`. In: a `ProcessConfig` on stdin, pickled, and then nothing: once stdin ends the process flushes,
-commits and leaves. Out: on stdout the port of 127.0.0.1 where it answers, for the holder of its token: the questions of
-`StatsApi`, and `GET /internal/status`. It dies with its parent (see `tied_to_parent`).
+Started by `StatsProcess`. In: a pickled `ProcessConfig` on stdin; once stdin ends, the process flushes, commits and
+leaves. Out: on stdout the port of 127.0.0.1 where it answers, for the holder of its token: the queries of `StatsApi`,
+and `GET /internal/status`. It dies with its parent (see `tied_to_parent`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 
 class _Served:
-    """Answers for the parent alone."""
+    """Serves the parent alone."""
 
     def __init__(self, config: ProcessConfig) -> None:
         self._config = config
@@ -55,7 +55,7 @@ class _Served:
         return port
 
     async def start(self) -> None:
-        """The first start. What makes it impossible is reported with the status: the parent ends the process then."""
+        """The first start. A fatal error is reported with the status: the parent then ends the process."""
         try:
             await self._supervisor.start()
             self._started = True
@@ -96,7 +96,7 @@ class _Served:
 
 
 def _used() -> dict[str, float]:
-    """By this process: CPU seconds; bytes of memory (at most so far, where there is no `/proc`)."""
+    """Resources used by this process: CPU seconds; bytes of memory (the peak, without `/proc`)."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     try:
         memory = int(Path("/proc/self/statm").read_text("ascii").split()[1]) * resource.getpagesize()
@@ -131,7 +131,7 @@ class _Lifeline(asyncio.Protocol):
 
 
 def main() -> None:
-    """Until stdin ends."""
+    """Run until stdin ends."""
     # The parent decides when to stop, also where a signal goes to all processes of a service.
     for which in (signal.SIGINT, signal.SIGTERM):
         signal.signal(which, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""What a worker and its statistics process send each other; see `child.py` and `process.py`."""
+"""Messages between a worker and its statistics process; see `child.py` and `process.py`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PAIRS = ("reported", "firing")
 
 @dataclass(frozen=True, slots=True)
 class ProcessConfig:
-    """What the process is to do. `address`: where other workers find the parent, which hands their questions on."""
+    """The configuration of the process. `address`: the parent's, which forwards other workers' queries."""
 
     settings: Settings
     idempotent: bool
@@ -39,7 +39,7 @@ def to_json(counters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_json(counters: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The opposite.
+    """The inverse of `to_json`.
 
     >>> from_json({"points": 2, "reported": [["trend", "low", 1]]})
     {'points': 2, 'reported': {('trend', 'low'): 1}}

@@ -34,13 +34,14 @@ QUIET = ("faust", "mode", "streams.statistics")  # mode logs every start and sto
 
 
 class NotReady(Exception):
-    """The processor is recovering or owns nothing yet; ask again. Never answered with a wrong number."""
+    """The processor is recovering or owns nothing yet; ask again. It never answers with a wrong number."""
 
 
 class StatsProcessor:
-    """Statistics of the partitions this worker owns.
+    """Statistics of this worker's partitions.
 
-    `idempotent`: whether the broker has idempotent producers; None asks it. `address`: where this worker answers questions.
+    `idempotent`: whether the broker has idempotent producers; None: ask it. `address`: this worker's address for
+    queries.
     """
 
     def __init__(self, settings: Settings, *, idempotent: bool | None = None, address: str = "") -> None:
@@ -57,9 +58,9 @@ class StatsProcessor:
         self._registered: RegisteredDetectors | None = None
 
     async def start(self) -> None:
-        """Create the changelog, join the group; returns once Faust has started (recovery may still be going on: `ready`).
+        """Create the changelog, join the group; returns once Faust has started (recovery may still run: `ready`).
 
-        Raises `ChangelogError`, `SettingsError`, aiokafka's errors, or what made Faust fail.
+        Raises `ChangelogError`, `SettingsError`, aiokafka's errors, or the error that made Faust fail.
         """
         for name in QUIET:
             logger = logging.getLogger(name)
@@ -106,7 +107,7 @@ class StatsProcessor:
             raise
 
     async def _carry(self, app: StatsApp) -> None:
-        """Start the app and watch it: mode keeps crashes to itself unless asked."""
+        """Start the app and watch it: mode does not report crashes unless asked."""
         try:
             await app.start()
             await app.wait_until_stopped()
@@ -137,7 +138,7 @@ class StatsProcessor:
             raise self._error
 
     async def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Wait until recovered and assigned. Raises what made it fail, or TimeoutError."""
+        """Wait until recovered and assigned. Raises the error that made it fail, or TimeoutError."""
         async with asyncio.timeout(timeout_s):
             while not self.ready:
                 if self._error is not None:
@@ -170,7 +171,7 @@ class StatsProcessor:
 
     @property
     def ready(self) -> bool:
-        """True once the partitions are assigned and their state is recovered."""
+        """Whether the partitions are assigned and their state is recovered."""
         return self._aggregator.ready and self._error is None
 
     def windows(self, agent_id: str) -> list[Aggregate]:
@@ -178,15 +179,15 @@ class StatsProcessor:
         return self._state().windows(agent_id)
 
     async def part(self, question: Question) -> dict[str, Any]:
-        """What this worker's partitions have for a question. Raises `NotReady`, `TooMuch`."""
+        """The part of this worker's partitions for a question. Raises `NotReady`, `TooMuch`."""
         return await self._steadily(part(self._state(), question, self.heads()))
 
     async def firing(self) -> dict[str, Any]:
-        """The alarms that are on, or pending, in this worker's partitions. Raises `NotReady`."""
+        """Alarms that fire, or are pending, in this worker's partitions. Raises `NotReady`."""
         return await self._steadily(firing(self._state(), self.heads()))
 
     async def _steadily(self, reading: Awaitable[dict[str, Any]]) -> dict[str, Any]:
-        """What was read, unless partitions went while it was."""
+        """The result, unless partitions were revoked while it was read."""
         before = self._aggregator.releases
         found = await reading
         if self._aggregator.releases != before:
@@ -194,7 +195,7 @@ class StatsProcessor:
         return found
 
     def owners(self) -> dict[int, str]:
-        """Partition -> address of the worker that answers for it. Raises `NotReady`."""
+        """Partition -> address of its owner. Raises `NotReady`."""
         self._state()
         return {} if self._app is None else self._app.owners()
 
@@ -208,12 +209,13 @@ class StatsProcessor:
         return self._app.ledger.heads() if self._app is not None and self._aggregator.ready else {}
 
     def partition_statuses(self) -> list[PartitionStatus]:
-        """Where this worker stands in each partition of `data-points`; none while it recovers."""
+        """This worker's position in each partition of `data-points`; empty while it recovers."""
         return list(self._app.ledger.partition_statuses()) if self._app is not None and self._aggregator.ready else []
 
     def counters(self) -> dict[str, Any]:
-        """Points counted and rejected, anomalies reported since the start; alarms that are on; series, late and dropped points;
-        how far event time lies back."""
+        """Points counted and rejected, anomalies reported since the start; firing alarms; series, late and dropped
+        points; the lag of event time.
+        """
         own = {
             "points": self._aggregator.points,
             "rejected": self._aggregator.rejected,

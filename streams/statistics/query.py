@@ -1,8 +1,8 @@
-"""What one owner knows for a question about statistics, and how owners' parts become one answer.
+"""One owner's part of an answer about statistics, and how parts become one answer.
 
-In: a question and the live state of the owned partitions. Out: a part, JSON-able, with the partitions it speaks for; and from
-parts that together speak for every partition, once each, the answer: windows merged exactly, never averaged. A long answer gives
-the loop its turns: no question holds up the points that come meanwhile.
+In: a question and the live state of the owned partitions. Out: a part, JSON-able, with the partitions it covers; and
+from parts that together cover every partition once, the answer: windows merged exactly, never averaged. A long answer
+yields to the loop: no question delays the points that come meanwhile.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ MOST_SERIES = 5000
 
 
 class TooMuch(Exception):
-    """The question concerns more series than one answer may."""
+    """The question covers more series than one answer may."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked: agents (all, if none is named), a pattern (None: all; "" is the points without one), a range of time."""
+    """A question: agents (none named: all), a pattern (None: all; "": points without one), a range of time."""
 
     agents: tuple[str, ...] = ()
     pattern: str | None = None
@@ -48,7 +48,7 @@ class Question:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Question:
-        """The inverse of `to_json`. Raises TypeError, KeyError for what is none."""
+        """The inverse of `to_json`. Raises TypeError, KeyError for an invalid one."""
         return cls(**{**data, "agents": tuple(data["agents"])})
 
 
@@ -56,7 +56,7 @@ class Question:
 
 
 async def part(state: State, question: Question, partitions: Iterable[int]) -> dict[str, Any]:
-    """What the state has for a question; each series as it is when its turn comes. Raises `TooMuch`."""
+    """The part of the state for a question; each series as it is at its turn. Raises `TooMuch`."""
     mine, checkpoint = set(partitions), Yielder()
     found: list[Live] = []
     for live in _asked(state, question):
@@ -79,7 +79,7 @@ def _asked(state: State, question: Question) -> list[Live]:
 
 
 def _series(state: State, live: Live, question: Question) -> dict[str, Any]:
-    """Of a question for windows each of them, else all of them merged: they add up exactly, wherever it is done."""
+    """For a question about windows each of them, else all merged: sums are exact wherever they are merged."""
     series = live.series
     windows = series.windows
     ids = state.window_ids(live)
@@ -109,14 +109,16 @@ def _series(state: State, live: Live, question: Question) -> dict[str, Any]:
 
 
 def start_of_next(time_ms: int) -> int:
-    """The end of the coarsest window that holds this time: no retained window of the series begins after it."""
+    """The end of the coarsest window that contains this time: no retained window of the series begins after it."""
     return start_of(time_ms, COARSEST) + SIZES_MS[COARSEST]
 
 
 def _means(
     state: State, live: Live, ids: set[WindowId], held: Mapping[WindowId, Window], begin: int, end: int
 ) -> list[list[Any]]:
-    """Means of the coarsest windows of which at least three begin in the range, else of the finest. `held`: read already."""
+    """Means of the coarsest windows of which at least three begin in the range, else of the finest. `held`: already
+    read.
+    """
     for interval in COARSEST_FIRST:
         keys = sorted(key for key in ids if key[0] == interval and begin <= key[1] < end)
         if len(keys) >= FEWEST or interval == FINEST:
@@ -127,7 +129,7 @@ def _means(
 
 
 async def firing(state: State, partitions: Iterable[int]) -> dict[str, Any]:
-    """Every alarm of those partitions that is on and reported, or pending."""
+    """Every reported firing or pending alarm of those partitions."""
     mine, checkpoint = set(partitions), Yielder()
     rows: list[dict[str, Any]] = []
     for live in list(state):
@@ -160,12 +162,12 @@ def _alarms(owner: SeriesId, alarms: Alarms) -> Iterator[dict[str, Any]]:
 
 
 def complete(parts: Sequence[Mapping[str, Any]], partitions: int) -> bool:
-    """True when the parts speak for every partition, and for each once: anything else would be a wrong number."""
+    """Whether the parts cover every partition exactly once: anything else would be a wrong number."""
     return sorted(number for one in parts for number in one["partitions"]) == list(range(partitions))
 
 
 async def stats_of(agent_id: str | None, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The answer of `/agents/{id}/stats` (without an agent: of `/patterns/{name}/stats`); None when no point is known."""
+    """The answer of `/agents/{id}/stats` (without an agent: of `/patterns/{name}/stats`); None without a point."""
     checkpoint, outcomes = Yielder(), Calibration()
     rows = [
         row
@@ -226,7 +228,7 @@ def _figures(whole: Moments, means: Means) -> dict[str, Any]:
 
 
 def reliability(outcomes: Calibration) -> dict[str, Any] | None:
-    """What the agent's confidence has been worth; None while no outcome is known."""
+    """The agent's calibration; None without a known outcome."""
     if outcomes.count == 0:
         return None
     gap, low, high = outcomes.gap()

@@ -1,6 +1,6 @@
-"""The detectors that registrations ask for: `metadata.detectors` of the topic `agents`, read whole at start and followed.
+"""Detectors in registrations: `metadata.detectors` on the topic `agents`, read whole at start and followed.
 
-In: registrations. Out: detector specs by agent. A registration whose detectors cannot be read keeps working; the reason is
+In: registrations. Out: detector specs by agent. A registration with invalid detectors keeps working; the reason is
 logged. If the topic cannot be read, statistics run without the detectors of registrations.
 """
 
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 
 class RegisteredDetectors:
-    """What every registered agent asks for."""
+    """The detectors of every registered agent."""
 
     def __init__(self, options: dict[str, Any], prefix: str) -> None:
         self._specs: dict[str, tuple[DetectorSpec, ...]] = {}
@@ -44,7 +44,7 @@ class RegisteredDetectors:
         await self._follower.stop()
 
     def apply(self, record: ConsumerRecord) -> None:
-        """One registration, or its end."""
+        """Apply one registration, or its removal."""
         agent_id = key_text(record.key, record.headers)
         self._specs.pop(agent_id, None)
         if record.value is None:

@@ -1,7 +1,8 @@
-"""Keeps the statistics processor running: a failure (brokers away for long, say) costs a new start, not the worker.
+"""Supervises the statistics processor: a failure (such as a long absence of the brokers) restarts it, and not the
+worker.
 
-In: settings. Out: one `StatsProcessor` at a time, started again after a pause when it failed. Dispatch does not notice.
-Importing the processor imports Faust, so it is left to `start`.
+In: settings. Out: one `StatsProcessor` at a time, restarted after a pause when it failed. Dispatch is not affected.
+Importing the processor imports Faust, so `start` does that.
 """
 
 from __future__ import annotations
@@ -37,20 +38,20 @@ class StatsSupervisor:
         self._task: asyncio.Task[None] | None = None
 
     def counters(self) -> dict[str, Any] | None:
-        """Of the processor that runs; None while there is none."""
+        """The counters of the running processor; None without one."""
         return None if self.processor is None else self.processor.counters()
 
     def partition_statuses(self) -> list[PartitionStatus]:
-        """Where the processor that runs stands in each partition of `data-points`."""
+        """The running processor's position in each partition of `data-points`."""
         return [] if self.processor is None else self.processor.partition_statuses()
 
     @property
     def ready(self) -> bool:
-        """Recovered and assigned."""
+        """Whether statistics are recovered and assigned."""
         return self.processor is not None and self.processor.ready
 
     async def start(self) -> None:
-        """The first start. Raises what makes it impossible: that is the user's to mend."""
+        """The first start. Raises an error that makes it impossible, for the user to fix."""
         await self._new()
         self._task = asyncio.create_task(self._keep(), name="stats-keeper")
 
@@ -60,7 +61,7 @@ class StatsSupervisor:
             await asyncio.sleep(0.05)
 
     async def failed(self) -> None:
-        """Never: statistics that fail are started again."""
+        """Never returns: statistics that fail are started again."""
         await asyncio.Event().wait()
 
     async def stop(self) -> None:

@@ -1,8 +1,9 @@
-"""Where the partitions of `data-points` really end, and whether they are still the logs that were counted.
+"""The true ends of the partitions of `data-points`, and whether they are still the logs that were counted.
 
-In: partition numbers; what series know of the last record they counted. Out: log ends, open transactions included; per partition
-the offset at which to go on when the log is another one now. A consumer of its own, without a group, that reads uncommitted
-records: what an open transaction hides may be older than what a group's consumer has seen. Raises `KafkaError`, `TimeoutError`.
+In: partition numbers; the last counted record of each series. Out: log ends, open transactions included; per partition
+the offset at which to resume if its log has changed. It has its own consumer, without a group, that reads uncommitted
+records: what an open transaction hides may be older than what a group's consumer has seen. Raises `KafkaError`,
+`TimeoutError`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ READ_TIMEOUT_S = 30.0
 
 
 class SourceLog:
-    """One topic's partitions. Connects when first asked; `close` when done."""
+    """The partitions of one topic. Connects on first use; call `close` when done."""
 
     def __init__(self, options: dict[str, Any], topic: str, exact_ends: bool = True) -> None:
         """`exact_ends`: False for the embedded broker, see `changelog.ends`."""
@@ -46,7 +47,7 @@ class SourceLog:
         return {tp.partition: end for tp, end in found.items()}
 
     async def resume_offsets(self, marks: Mapping[int, Sequence[Mark]]) -> dict[int, int]:
-        """Partition -> where to go on reading, for the partitions whose log is not the one that was counted.
+        """Partition -> where to resume, for partitions whose log is not the one that was counted.
 
         `marks`: per partition the last records that series counted there.
         """
@@ -80,7 +81,7 @@ class SourceLog:
         return resumed
 
     async def _stamp(self, consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int) -> int | None:
-        """The time of the record at that offset; None when there is none."""
+        """The timestamp of the record at that offset; None without one."""
         consumer.assign([tp])
         consumer.seek(tp, offset)
         while await consumer.position(tp) <= offset:

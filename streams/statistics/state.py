@@ -1,7 +1,8 @@
-"""The live statistics of the partitions a worker owns: series in memory, closed windows as bytes in the table.
+"""The live statistics of a worker's partitions: series in memory, closed windows as bytes in the table.
 
-In: the table after recovery; points, one by one. Out: rows to write and windows to publish, per touched series. Never talks to a
-broker. Bounded: at most `MAX_SERIES` series; a series keeps 60 minutes, 24 hours and 30 days and is deleted once all are gone.
+In: the table after recovery; points, one by one. Out: rows to write and windows to publish, per touched series. Never
+talks to a broker. Bounded: at most `MAX_SERIES` series; a series keeps 60 minutes, 24 hours and 30 days and is deleted
+once all are gone.
 """
 
 from __future__ import annotations
@@ -33,11 +34,13 @@ CLOCK_SKEW_MS = 600_000
 
 
 class TooManySeries(Exception):
-    """The worker keeps as many series as it may; the point is put aside."""
+    """The worker has reached its limit of series; the point becomes a dead letter."""
 
 
 class RecordAt(NamedTuple):
-    """Where a point was read: partition, offset on the broker, the record's time (-1: none), and when it was read, epoch ms."""
+    """Where and when a point was read: partition, offset on the broker, the record's time (-1: none), and the time of
+    reading, epoch ms.
+    """
 
     partition: int
     offset: int
@@ -46,7 +49,9 @@ class RecordAt(NamedTuple):
 
 
 class Live:
-    """One series and what is known of it only here: which closed windows the table holds, what was published when."""
+    """One series with state that is not in its record: which closed windows the table holds, what was published
+    when.
+    """
 
     __slots__ = ("alarms", "archived", "dirty", "key", "leaving", "published", "series")
 
@@ -75,7 +80,7 @@ def spans_of(settings: Settings) -> Spans:
 
 
 def thresholds_of(settings: Settings) -> Thresholds | None:
-    """What is abnormal; None when detection is off."""
+    """The thresholds of detection; None when detection is off."""
     stats = settings.stats
     if not stats.detect:
         return None
@@ -104,7 +109,7 @@ class State:
         limits: Thresholds | None,
         registered: Callable[[str], tuple[DetectorSpec, ...]] = lambda _: (),
     ) -> None:
-        """`registered`: the detectors an agent's registration asks for."""
+        """`registered`: the detectors of an agent's registration."""
         self._table = table
         self._registered = registered
         self._spans = spans
@@ -134,10 +139,10 @@ class State:
         self._bases.clear()
 
     async def load(self, now_ms: int = 0) -> None:
-        """Take up what the table holds after recovery. Yields to the loop now and then.
+        """Load the table after recovery. Yields to the loop now and then.
 
-        A series that does not know when its last point was read counts as idle from `now_ms` on, the others a bit less than what
-        was written says.
+        A series without the time of its last point counts as idle from `now_ms` on, others from slightly less than the
+        time written.
         """
         self.clear()
         windows: list[tuple[int, SeriesId, WindowId]] = []
@@ -173,7 +178,7 @@ class State:
         return live
 
     def marks(self) -> dict[int, list[Mark]]:
-        """Partition -> the last record each series counted in the newest log that was counted."""
+        """Partition -> the last record each series counted in the newest counted log."""
         found: dict[int, list[Mark]] = {}
         for (partition, _), live in self._series.items():
             series = live.series
@@ -182,7 +187,7 @@ class State:
         return found
 
     def count_anew(self, partition: int, offset: int) -> None:
-        """The log is another one from `offset` on: what follows comes after all that was counted before, whatever its offset."""
+        """From `offset` on the log is a new one: its points come after all counted before, whatever their offsets."""
         counted = max((live.series.offset for (at, _), live in self._series.items() if at == partition), default=-1)
         self._bases[partition] = counted + 1 - offset
 
@@ -226,17 +231,17 @@ class State:
             self._dropped[interval] += sign * count
 
     def _siblings(self, live: Live) -> list[Sibling]:
-        """The agent's other series in that partition: their offsets can be compared."""
+        """The agent's other series in that partition, whose offsets can be compared."""
         mine = live.series
         others = (self._series[key].series for key in self._by_agent[mine.id.agent_id] if key[0] == mine.partition)
         return [Sibling(s.born, s.detectors.alarms) for s in others if s is not mine and s.detectors is not None]
 
     def tick(self, live: Live, events_ms: int, idle_ms: int, closing_ms: int = 0) -> bool:
-        """What time alone does to a series; True if anything is to be written or published.
+        """Apply the effects of time alone to a series; True if anything must be written or published.
 
-        `events_ms`: its event time; `idle_ms`: how long it has certainly had no point; `closing_ms`: the time by which windows
-        close, if that is later (all from `rules/windows/clock.py`). While points come, only they bring alarms: a replay brings
-        the same.
+        `events_ms`: its event time; `idle_ms`: how long it has certainly had no point; `closing_ms`: the time by which
+        windows close, if that is later (all from `rules/windows/clock.py`). While points come, only they cause alarms:
+        a replay causes the same.
         """
         series = live.series
         known = len(series.anomalies)
@@ -256,7 +261,7 @@ class State:
         return changed
 
     def calibration(self, live: Live) -> AgentCalibration | None:
-        """The agent's calibration when it has grown enough to be published: by a twentieth, or by five outcomes."""
+        """The agent's calibration once it has grown enough to be published: by a twentieth, or by five outcomes."""
         agent_id = live.series.id.agent_id
         if not live.series.judged or agent_id not in self._by_agent:
             return None
@@ -271,29 +276,29 @@ class State:
         return calibration_message(agent_id, whole, table)
 
     def calibrations(self, agent_id: str) -> Calibration:
-        """All outcomes of an agent, whatever the pattern."""
+        """All outcomes of an agent, over all patterns."""
         whole = Calibration()
         for key in self._by_agent.get(agent_id, ()):
             whole.merge(self._series[key].series.calibration)
         return whole
 
     def _last_to_speak(self, live: Live) -> bool:
-        """Silence is the agent's, not a pattern's: reported once, by the series that had the agent's last point."""
+        """Whether this series had the agent's last point: silence is reported once for an agent, by that series."""
         keys = self._by_agent[live.series.id.agent_id]
         mine = live.series.silence.last_ms, repr(live.series.id)
         return all((s.silence.last_ms, repr(s.id)) <= mine for s in (self._series[key].series for key in keys))
 
     def archived(self, live: Live, window_id: WindowId) -> Window | None:
-        """A closed window as the table holds it."""
+        """A closed window from the table."""
         if window_id[1] not in live.archived[window_id[0]]:
             return None
         value = self._table.data.get(window_key(live.series.partition, live.series.id, window_id))
         return None if value is None else Window.from_json(orjson.loads(value))
 
     def rows(self, live: Live) -> list[Row]:
-        """What must be written for a touched series, closed windows first and the series' own record last.
+        """The rows to write for a touched series, closed windows first and the series' own record last.
 
-        That order matters: a series' record tells which offsets need not be replayed for anything before it.
+        The order matters: a series' record shows which offsets need not be replayed for anything before it.
         """
         series = live.series
         rows: list[Row] = []
@@ -316,7 +321,7 @@ class State:
         return rows
 
     def expires(self, live: Live, now_ms: int) -> bool:
-        """True if by this clock one of the series' closed windows is past its retention, or nothing is left of it."""
+        """Whether by this clock one of the series' closed windows is past its retention, or nothing is left of it."""
         if self._over(live):
             return True
         windows = live.series.windows
@@ -339,7 +344,7 @@ class State:
                 self._calibrated.pop(live.series.id.agent_id, None)
 
     def holds(self, live: Live) -> bool:
-        """False once a series has been forgotten."""
+        """Whether the series is still there."""
         return self._series.get((live.series.partition, live.series.id)) is live
 
     def of_agent(self, agent_id: str) -> list[Live]:
@@ -352,7 +357,7 @@ class State:
         return ids.union(live.leaving, live.series.windows.open, live.series.windows.touched)
 
     def window(self, live: Live, window_id: WindowId, ids: set[WindowId]) -> Window | None:
-        """One of its windows as it is now; None if it is not among `ids`. Not to be changed."""
+        """One of its windows now; None if it is not among `ids`. Do not change it."""
         if window_id not in ids:
             return None
         windows = live.series.windows
@@ -375,7 +380,7 @@ class State:
         return found
 
     def counters(self) -> dict[str, Any]:
-        """Late points, points too late for their minute, series, and alarms that are on and reported, by type and severity."""
+        """Late points, points too late for their minute, series, and reported firing alarms by type and severity."""
         return {
             "series": len(self._series),
             "late": self._late,

@@ -1,8 +1,9 @@
-"""The changelogged table of statistics, and how its keys look.
+"""The changelogged table of statistics, and the form of its keys.
 
-In: rows to write for one source partition. Out: rows on the changelog (awaited), then in memory; after a restart, what was there.
-Keys carry the source partition and every row is written to that changelog partition, so a partition's state moves with it.
-Values are bytes of JSON. Rows enter the memory only when the broker has them: memory is never ahead of the changelog.
+In: rows to write for one source partition. Out: rows on the changelog (awaited), then in memory; after a restart, the
+rows that were there. Keys carry the source partition and every row is written to that changelog partition, so a
+partition's state moves with it. Values are bytes of JSON. Rows enter the memory only once the broker has them: memory
+is never ahead of the changelog.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ Row = tuple[bytes, bytes | None]
 
 
 class Recovery(NamedTuple):
-    """What is known of the rows while they are read back. `deleted`: key -> the offset its deletion knew; `overtaken`: keys whose
-    newest row lies beneath an older one."""
+    """The state of reading the rows back. `deleted`: key -> the source offset of its deletion; `overtaken`: keys whose
+    newest row is followed by an older one.
+    """
 
     deleted: dict[bytes, int]
     overtaken: set[bytes]
@@ -70,7 +72,7 @@ def parse_key(key: bytes) -> tuple[int, SeriesId, WindowId | None]:
 
 
 def source_offset(value: bytes) -> int:
-    """The source offset a row has seen: the first number of its JSON array.
+    """The source offset that a row includes: the first number of its JSON array.
 
     >>> source_offset(b"[12,true,[]]")
     12
@@ -84,7 +86,7 @@ def deletion_offset(record: Any) -> int | None:
 
 
 async def send_all(batcher: Batcher, producer: AIOKafkaProducer, outputs: Sequence[Output]) -> None:
-    """Send and wait until the broker has them; the loop has turns meanwhile. Raises the first failure."""
+    """Send and wait until the broker has them, yielding to the loop. Raises the first failure."""
     await asyncio.gather(*await batcher.send(producer, outputs, Yielder()))
 
 
@@ -107,14 +109,15 @@ class StatsTable(faust.Table[bytes, bytes]):
         return parse_key(key)[0]
 
     def apply_changelog_batch(self, batch: Iterable[Any]) -> None:
-        """Nothing is left to do: rows are taken as they are fetched, see `recover`."""
+        """Nothing to do: rows are taken as they are fetched, see `recover`."""
 
     def recover(self, records: Iterable[Any], recovery: Recovery | None = None) -> None:
-        """Recovery: of two rows of a key the one that has seen more of the source wins, the later one if they are equal.
+        """Apply fetched rows: of two rows of a key the one with the higher source offset wins, or the later one if they
+        are equal.
 
-        Whole fetches at once, past Faust's queue, which costs a task and two counters for every record. A worker that was
-        stopped and lost its partitions may still write a row when it wakes; its state is right for its offset, only older, so
-        it must not replace a newer one, nor delete it.
+        Whole fetches at once, bypassing Faust's queue, which costs a task and two counters for every record. A worker
+        that was stopped and lost its partitions may still write a row when it wakes; its state is right for its offset
+        but older, so it must neither replace nor delete a newer one.
         """
         data = self.data
         deleted, overtaken = recovery or Recovery({}, set())
@@ -135,17 +138,19 @@ class StatsTable(faust.Table[bytes, bytes]):
 
     @property
     def has_overtaken(self) -> bool:
-        """Whether `overtaken` has any."""
+        """Whether `overtaken` has any rows."""
         return bool(self.recovery.overtaken)
 
     def overtaken(self) -> list[Row]:
-        """The rows that lie in the changelog beneath older ones, to be written again: compaction keeps only what lies on top."""
+        """Rows that are followed by older ones in the changelog, to be written again: compaction keeps only the
+        last.
+        """
         found: list[Row] = [(key, self.data[key]) for key in self.recovery.overtaken if key in self.data]
         self.recovery = Recovery({}, set())
         return found
 
     async def write(self, rows: Sequence[Row]) -> None:
-        """Write rows in order, wait until the broker has them, then show them. A None value deletes."""
+        """Write rows in order, wait until the broker has them, then apply them. A None value deletes."""
         if not rows:
             return
         checkpoint, outputs = Yielder(), []
@@ -162,7 +167,7 @@ class StatsTable(faust.Table[bytes, bytes]):
                 self.data[key] = value
 
     async def on_rebalance(self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], *rest: Any) -> None:
-        """Forget the partitions that went or come anew: another owner may have deleted keys in between."""
+        """Forget partitions that were revoked or newly assigned: another owner may have deleted keys in between."""
         gone = {tp.partition for tp in revoked | newly_assigned if tp.topic == self._topic}
         self._purge(key for key in list(self.data.keys()) if self.partition_for_key(key) in gone)
         await super().on_rebalance(assigned, revoked, newly_assigned, *rest)

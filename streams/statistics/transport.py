@@ -1,14 +1,17 @@
-"""Faust's Kafka transport with the parts replaced that cannot be trusted: offsets, commits, client options.
+"""Faust's Kafka transport with its unreliable parts replaced: offsets, commits, client options.
 
-In: records as aiokafka fetches them. Out: messages stamped with the epoch they were fetched in, and commits of exactly what the
-processor reported done. Faust's own bookkeeping (acks, gaps, committed offsets) is not used: it commits points that were never
-processed (a gap's end is the delivered offset) and gives up the ledger before the last commit of a rebalance.
+In: records as aiokafka fetches them. Out: messages stamped with the epoch they were fetched in, and commits of exactly
+what the processor reported done. Faust's own bookkeeping (acks, gaps, committed offsets) is not used: it commits points
+that were never processed (a gap's end is the delivered offset) and gives up the ledger before the last commit of a
+rebalance.
 
-Before state is written the group is asked whether the partitions are still ours, unless it was lately: a process that was stopped
-for longer than its session finds another owner at its place, and must not write over what that one knows.
+Before state is written the group is asked whether the partitions are still ours, unless it was asked recently: a
+process that was stopped for longer than its session has been replaced by another owner, whose state it must not
+overwrite.
 
-Every fetched source record enters the ledger before Faust may drop it. A record that Faust loses on the way (a cleared queue, a
-suspended flow) is noticed when a later one of its partition arrives: the partitions are then read again from the commit offset.
+Every fetched source record enters the ledger before Faust may drop it. A record that Faust loses (a cleared queue, a
+suspended flow) is noticed when a later one of its partition arrives: the partitions are then read again from the commit
+offset.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ MAX_REREADS = 20
 
 
 class LogReplaced(Exception):
-    """`data-points` was made anew while it was read; a new start counts on where the new log begins."""
+    """`data-points` was recreated while it was read; a new start continues where the new log begins."""
 
 
 class Carrier(Protocol):
@@ -55,11 +58,11 @@ class Carrier(Protocol):
         """Forget everything: the partitions are no longer ours."""
 
     def failed(self, error: BaseException) -> None:
-        """Something broke that cannot be repaired here."""
+        """An error occurred that cannot be recovered from here."""
 
 
 class StatsMessage(ConsumerMessage):
-    """A Kafka record on its way through Faust. `epoch`: the reading position it was fetched under."""
+    """A Kafka record on its way through Faust. `epoch`: the read position's epoch when it was fetched."""
 
     __slots__ = ("epoch",)
 
@@ -131,7 +134,7 @@ class LedgerConsumer(driver.Consumer):
         return records
 
     def _note_positions(self, epoch: int) -> None:
-        """How far the log was read when all that this fetch brought is in the ledger: markers at its end bring no record."""
+        """Note how far the log is read once this fetch is in the ledger: markers at its end bring no record."""
         consumer = getattr(self._thread, "_consumer", None)
         if consumer is None or epoch != self.epoch or self._seeking.locked():
             return
@@ -141,7 +144,7 @@ class LedgerConsumer(driver.Consumer):
                 self._passed[tp] = position
 
     def _recover(self, records: dict[TP, Any]) -> None:
-        """The table takes its rows; Faust sees the last of them, by which it knows how far recovery has come."""
+        """Pass rows to the table; Faust only gets the last of them, by which it measures the recovery."""
         for tp in [tp for tp in records if tp.topic == self.app.changelog_topic]:
             found = records.pop(tp)
             if tp in self.app.tables.recovery.active_tps:
@@ -172,8 +175,9 @@ class LedgerConsumer(driver.Consumer):
     async def _drain_messages(self, fetcher: Any) -> None:
         """Hand fetched records to Faust's conductor until stopped.
 
-        Faust starts two tasks for every record here, to be able to leave when the flow stops; looking first costs a third
-        less of the whole path. What is left undelivered is in the ledger, and the seek that follows a stop reads it again.
+        Faust starts two tasks for every record here, to be able to leave when the flow stops; checking first costs a
+        third less of the whole path. Undelivered records are in the ledger, and the seek that follows a stop reads them
+        again.
         """
         read, callback, active = self._read_offset, self.callback, self.app.flow_control.is_active
         try:
@@ -196,7 +200,7 @@ class LedgerConsumer(driver.Consumer):
                 raise
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
-        """The ledger knows about gaps."""
+        """Nothing to do: the ledger handles gaps."""
 
     async def accept(self, message: StatsMessage) -> bool:
         """True if this is the next record of its partition; False: drop it, it is stale or will be read again."""
@@ -235,7 +239,7 @@ class LedgerConsumer(driver.Consumer):
             self._passed = {}
 
     async def _rewound(self, heads: Mapping[TP, int | None]) -> dict[TP, int]:
-        """Where to begin in place of the commit offset: where the log is not the one that was read, or ends before it."""
+        """Where to begin instead of at the commit offset: the log is not the one that was read, or ends before it."""
         ends = await self.highwaters(*heads)
         wanted = {tp: self.resume_offsets[tp.partition] for tp in heads if tp.partition in self.resume_offsets}
         short = [
@@ -252,7 +256,7 @@ class LedgerConsumer(driver.Consumer):
         return wanted
 
     async def _note_expired(self, heads: Mapping[TP, int | None], rewound: Collection[TP]) -> None:
-        """Report what retention took before it was read: nothing else would."""
+        """Report points that retention removed before they were read."""
         for tp, begin in (await self.earliest_offsets(*heads)).items():
             head = heads.get(tp)
             if head is not None and 0 <= head < begin and tp not in rewound:
@@ -260,14 +264,14 @@ class LedgerConsumer(driver.Consumer):
                 log.error("retention removed %d unread points of %s [%d]", begin - head, tp.topic, tp.partition)
 
     async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
-        """Where the changelog ends: recovery reads up to there."""
+        """The changelog's ends, up to which recovery reads."""
         if self.app.idempotent:
             return dict(await super().highwaters(*partitions))
         found = await changelog.ends(self.app.client_options, [TopicPartition(*tp) for tp in partitions])
         return {TP(*tp): end for tp, end in found.items()}
 
     async def log_ends(self, source_log: SourceLog) -> dict[int, int]:
-        """Partition -> where its log ended at some time since the call. Raises `KafkaError`, `TimeoutError`."""
+        """Partition -> the end of its log at some time since the call. Raises `KafkaError`, `TimeoutError`."""
         numbers = {tp.partition for tp in self._ledgers}
         ends = await source_log.ends(numbers)
         consumer = getattr(self._thread, "_consumer", None)
@@ -286,13 +290,16 @@ class LedgerConsumer(driver.Consumer):
         }
 
     def holds_partitions(self, since: float) -> bool:
-        """Whether no other worker can have owned the partitions since then (monotonic seconds), by the group's last answer."""
+        """Whether, by the group's last answer, no other worker can have owned the partitions since then (monotonic
+        seconds).
+        """
         return self._lost_at < since and self._lease.holds(now())
 
     async def confirm_ownership(self) -> bool:
-        """Whether the partitions are still ours, as the group has it; asked again after half a session.
+        """Whether the partitions are still ours according to the group; asked again after half a session.
 
-        Until then no other worker can have been assigned them: the group waits a whole session for a member. Raises `KafkaError`.
+        Until then no other worker can have been assigned them: the group waits a whole session for a member. Raises
+        `KafkaError`.
         """
         asked = now()
         if self._lease.holds(asked):
@@ -316,7 +323,7 @@ class LedgerConsumer(driver.Consumer):
             self.rereads = 0
 
     def dead(self) -> str | None:
-        """Which of aiokafka's own tasks has ended, if any: Faust would wait for its records for ever."""
+        """Which of aiokafka's own tasks has ended, if any: Faust would wait for its records forever."""
         consumer = getattr(self._thread, "_consumer", None)
         found = None if consumer is None else dead_task(consumer)
         return None if found is None else f"aiokafka's {found[0]} task has ended: {found[1]!r}"
@@ -330,8 +337,9 @@ class LedgerConsumer(driver.Consumer):
         return {tp.partition: ledger.head for tp, ledger in self._ledgers.items()}
 
     def partition_statuses(self) -> Iterator[PartitionStatus]:
-        """Where this worker stands in each source partition. Transaction markers at a log's end are no lag: they are passed,
-        but no record is there to be committed after them."""
+        """This worker's position in each source partition. Transaction markers at a log's end are no lag: they are
+        passed, but no record after them can be committed.
+        """
         consumer = getattr(self._thread, "_consumer", None)
         for tp, ledger in list(self._ledgers.items()):
             position, end = (None, None) if consumer is None else known(consumer, TopicPartition(*tp))
@@ -364,12 +372,12 @@ class LedgerConsumer(driver.Consumer):
         return True
 
     def ack(self, message: Any) -> bool:
-        """Faust's acks mean nothing here; see `done`."""
+        """Faust's acks are not used; see `done`."""
         message.acked = True
         return True
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        """Finish and commit what was accepted, while the partitions are still ours; then forget them."""
+        """Finish and commit accepted points while the partitions are still ours; then forget them."""
         await self.carrier.drain()
         await self.commit()
         self.epoch += 1
@@ -386,11 +394,11 @@ class LedgerConsumer(driver.Consumer):
         """Topics are created before the app starts, never by it."""
 
     def verify_event_path(self, now: float, tp: TP) -> None:
-        """Faust's stall detector compares two different clocks and cries wolf."""
+        """Disabled: Faust's stall detector compares two different clocks and raises false alarms."""
 
 
 class StatsTransport(driver.Transport):
-    """Where Faust gets its consumer and producer from."""
+    """Makes Faust's consumer and producer."""
 
     Consumer = LedgerConsumer
     Producer = StatsProducer

@@ -48,7 +48,9 @@ class DirectCalls:
         self.calls: list[DirectCall] = []
 
     def add(self, agent: Any) -> dict[str, Any]:
-        """Take an agent in, in place of another of its id; its registration. Raises `TypeError`: it cannot be called here."""
+        """Add an agent, replacing one with its id; returns its registration. Raises `TypeError`: it cannot be called
+        here.
+        """
         if isinstance(agent, FakeAgent):
             self._agents[agent.id] = deque(agent.steps)
             self._left.pop(agent.id, None)
@@ -75,13 +77,13 @@ class DirectCalls:
             raise CallTimeout(f"no answer within {call.timeout_s:.3g} s") from None
 
     async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
-        """Well."""
+        """Always healthy."""
 
     async def close(self) -> None:
         """Nothing to release."""
 
     def _next(self, agent_id: str, steps: deque[Step]) -> Step:
-        """The step for this call: the first that has calls left, the last for ever."""
+        """The step for this call: the first with calls left; the last step is used forever."""
         step = steps[0]
         left = self._left.get(agent_id, step.times)
         if left is not None:

@@ -1,7 +1,9 @@
-"""A scripted agent of any protocol: it answers, fails, hangs or lies as its script says, and logs every call.
+"""A scripted agent of any protocol: it answers, fails, hangs or sends invalid answers as its script says, and logs
+every call.
 
-In: a script: a value, a function of the payload, or steps (`answer`, `status`, `hang`, `reset`, `nan`, ...), each for a number of
-calls (one, unless it says `times`), the last for ever. Out: `calls`, as the agent saw them, and `endpoint`.
+In: a script: a value, a function of the payload, or steps (`answer`, `status`, `hang`, `reset`, `nan`, ...), each for a
+number of calls (one, unless `times` says otherwise), the last one forever. Out: `calls`, as the agent saw them, and
+`endpoint`.
 """
 
 from __future__ import annotations
@@ -81,7 +83,7 @@ class FakeAgent:
 
     @property
     def endpoint(self) -> str:
-        """As a registration has it."""
+        """The endpoint for its registration."""
         return f"gateway://{self.id}" if self.protocol == "gateway" else self._running.endpoint
 
     @property
@@ -94,7 +96,7 @@ class FakeAgent:
         self._running.healthy = value
 
     def script(self, script: Script) -> None:
-        """Start anew with another script."""
+        """Restart with another script."""
         self._steps = steps_of(script, self._confidence)
         if self._fake is not None:
             self._fake.script(self._steps)
@@ -105,7 +107,7 @@ class FakeAgent:
         return list(self._steps)
 
     def registration(self, endpoint: str | None = None) -> dict[str, Any]:
-        """Its registration's JSON object; `endpoint`: in place of where it serves."""
+        """Its registration's JSON object; `endpoint`: replaces its own."""
         data: dict[str, Any] = {"id": self.id, "endpoint": endpoint or self.endpoint, "protocol": self.protocol}
         data["capabilities"] = self.capabilities
         metadata = dict(self._metadata or {})
@@ -158,7 +160,7 @@ class FakeAgent:
 
 
 def steps_of(script: Script, confidence: float = CONFIDENCE) -> list[Step]:
-    """A script as steps, each for one call unless it says for how many, the last for ever. Raises `ValueError`.
+    """A script as steps, each for one call unless it has `times`, the last one forever. Raises `ValueError`.
 
     A function returns the value, or a pair of value and confidence.
 

@@ -1,8 +1,8 @@
 """A whole pipeline in this process: embedded broker, topics, a worker and its agents, and a client to use it.
 
-The broker is a child process that keeps everything in memory; the worker runs on this event loop. Other than in production
-rate limits are wide (a million a minute), agents take 100 calls at once and a retry waits 20 ms; `settings` overrides all.
-Statistics cost seconds at the start and are off unless `stats=True`.
+The broker is a child process that keeps everything in memory; the worker runs on this event loop. Unlike in production,
+rate limits are wide (a million a minute), agents take 100 calls at once and a retry waits 20 ms; `settings` overrides
+all. Statistics cost seconds at the start and are off unless `stats=True`.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ DEFAULTS: Mapping[str, Any] = {
 
 @runtime_checkable
 class Servable(Protocol):
-    """What `@agent` makes of a function."""
+    """A function that `@agent` marked."""
 
     id: str
     capabilities: Sequence[str]
     concurrency: int
 
     def serving(self, port: int = 0) -> Any:
-        """An asynchronous context manager that serves and gives the endpoint."""
+        """An asynchronous context manager that serves and yields the endpoint."""
 
 
 class Pipeline:
@@ -113,7 +113,7 @@ class Pipeline:
         await self._stack.aclose()
 
     async def add(self, *agents: Any) -> None:
-        """Start and register agents; returns when the worker knows them, also if it knew one of that id before."""
+        """Start and register agents; returns when the worker knows them, also if it knew one with that id before."""
         endpoints = {}
         for agent in agents:
             data = await self._started(agent)
@@ -171,7 +171,7 @@ class Pipeline:
         raise TypeError(f"{agent!r}: agents are FakeAgents, functions marked with @agent, or registrations")
 
     async def _known(self, wanted: set[str], endpoints: Mapping[str, str] | None = None) -> None:
-        """Until the worker has read these registrations, and calls the agents at these endpoints."""
+        """Wait until the worker has read these registrations and calls the agents at these endpoints."""
         # Where an agent that dials in is called, the worker itself decides.
         places = {(name, at) for name, at in (endpoints or {}).items() if not at.startswith("gateway:")}
         async with httpx.AsyncClient(base_url=self.web) as http, asyncio.timeout(KNOWN_TIMEOUT_S):
@@ -193,7 +193,7 @@ class _Worker:
         self.addresses: worker.WorkerAddresses | None = None
 
     async def start(self) -> worker.WorkerAddresses:
-        """Return when it is ready. Raises what keeps it from running."""
+        """Return when it is ready. Raises the error that prevents it."""
         ready: asyncio.Future[worker.WorkerAddresses] = asyncio.get_running_loop().create_future()
         thresholds = gc.get_threshold()
         self._task = asyncio.create_task(

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class VirtualAgents:
-    """The registered agents, as `AgentTable` shows them."""
+    """The registered agents, with the interface of `AgentTable`."""
 
     def __init__(self) -> None:
         self.agents: dict[str, AgentRegistration] = {}
@@ -54,11 +54,11 @@ class VirtualAgents:
         return self.agents.values()
 
     async def catch_up(self) -> None:
-        """All that was written is known."""
+        """Nothing to do: everything written is known."""
 
 
 class DispatchPartition(VirtualPartition):
-    """The partition of dispatch. `rng`: what retries, hedging and the balancer draw from."""
+    """The partition of dispatch. `rng`: for retries, hedging and the balancer."""
 
     handler: DispatchHandler
 
@@ -95,17 +95,17 @@ class DispatchPartition(VirtualPartition):
         self.handler = DispatchHandler(cast("PartitionProcessor", self), context, ())
 
     def touch(self) -> None:
-        """What dispatch would store is never read: nothing is committed."""
+        """Nothing to do: dispatch's state is never read here."""
 
     def schedule(self, output: Output) -> None:
-        """A task whose time has not come, as the role `schedules` keeps it."""
+        """Hold a task whose time has not come, as the role `schedules` does."""
         due = read_due(output.headers)
         left_s = (due.not_before_ms - self.worker.wall_ms()) / 1000
         timer = self.loop.call_later(max(0.0, left_s), self.release, due.task_id)
         self._scheduled.setdefault(due.task_id, (timer, output))
 
     def release(self, task_id: str) -> None:
-        """Its time has come, or it was cancelled."""
+        """Release the task: its time has come, or it was cancelled."""
         timer, output = self._scheduled.pop(task_id, (None, None))
         if timer is None or output is None:
             return

@@ -1,8 +1,8 @@
 """An asyncio event loop whose time passes only while nothing else can happen.
 
-In: the loop of a test. Out: waits of any length that end at once, in the order of their times, and
-durations that do not depend on the machine. For tests without threads, processes and remote servers: what the operating system
-does takes no time here, so a wait for it may be over before it was done.
+In: the loop of a test. Out: waits of any length that end at once, in the order of their times, and durations that do
+not depend on the machine. For tests without threads, processes and remote servers: work of the operating system takes
+no virtual time here, so a wait for it may end before it is done.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 
 class _Selector(selectors.DefaultSelector):
-    """Never waits: a wait of `timeout` seconds is passed to `waited`."""
+    """Never waits: passes a wait of `timeout` seconds to `waited`."""
 
     def __init__(self, waited: Callable[[float], None]) -> None:
         super().__init__()
@@ -41,5 +41,5 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._now += seconds
 
     def time(self) -> float:
-        """Seconds."""
+        """Virtual seconds."""
         return self._now

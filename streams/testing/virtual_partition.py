@@ -1,7 +1,8 @@
-"""What the features of a virtual worker share: a partition in memory, with a commit after each record, and the cancel requests.
+"""What the features of a virtual worker share: a partition in memory, with a commit after each record, and the cancel
+requests.
 
-In: records at the end of its topics. Out: what its handler writes, a turn of the loop later, as after a commit. Nothing fails and
-nothing is read twice: there is no broker, and the partition never moves.
+In: records at the end of its topics. Out: the handler's records, a turn of the loop later, as after a commit. Nothing
+fails and nothing is read twice: there is no broker, and the partition never moves.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class VirtualControls(ControlTable):
     """The table of cancel requests, without a topic to follow."""
 
     def take(self, value: bytes | None, now_ms: int) -> None:
-        """A control that was written now."""
+        """Apply a control written now."""
         size = len(value or b"")
         self._apply(ConsumerRecord("controls", 0, 0, now_ms, 0, None, value, None, 0, size, ()))
 
@@ -44,7 +45,7 @@ class VirtualWorker:
 
 
 class VirtualPartition:
-    """What handlers use of a `PartitionProcessor`. Records that are not finished stay in `log`, as on their topic."""
+    """The interface of a `PartitionProcessor` for handlers. Unfinished records stay in `log`, as on their topic."""
 
     number = 0
     handler: Handler
@@ -63,7 +64,7 @@ class VirtualPartition:
         return ()
 
     def take(self, source: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> None:
-        """A record at the end of a topic; it is handed over as soon as there is room."""
+        """Add a record at the end of a topic; it is handed over as soon as there is room."""
         self._offset += 1
         topic, size = full_name(source, self.worker.settings.topic_prefix), len(value or b"")
         now_ms = self.worker.wall_ms()
@@ -79,7 +80,7 @@ class VirtualPartition:
         self.loop.call_soon(self._hand_over)
 
     def caught_up(self, source: str) -> bool:
-        """There was no owner before."""
+        """Always true: there was no owner before."""
         return True
 
     def touch(self) -> None:
@@ -91,11 +92,11 @@ class VirtualPartition:
         self._after.append(call)
 
     def skip(self, source: str, offset: int) -> None:
-        """The record is of no concern here."""
+        """The record is not for this handler."""
         self._finish(source, offset)
 
     def complete(self, source: str, offset: int, outputs: Sequence[Output]) -> None:
-        """The end of a record: what it led to is written a turn of the loop later."""
+        """Finish a record: its outputs are written a turn of the loop later."""
         self._finish(source, offset)
         self.loop.call_soon(self._commit, list(outputs))
 

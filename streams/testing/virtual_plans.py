@@ -1,7 +1,7 @@
 """The plan coordinator of a virtual worker.
 
-In: plans, and the results of their steps. Out: step tasks, cancels, plan results and events as records; what the coordinator
-would store for its next owner is dropped.
+In: plans, and the results of their steps. Out: step tasks, cancels, plan results and events as records. The
+coordinator's state for a next owner is dropped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class PlanPartition(VirtualPartition):
-    """The partition of the coordinator. Raises `TemplatesError` when the file of local patterns cannot be used."""
+    """The partition of the coordinator. Raises `TemplatesError` if the file of local patterns is invalid."""
 
     handler: PlanHandler
 
@@ -46,5 +46,5 @@ class PlanPartition(VirtualPartition):
         self.handler = PlanHandler(cast("PartitionProcessor", self), parts)
 
     def changes(self) -> Iterable[Output]:
-        """What timers and cancels brought about. The rows of `plan-state` among it go nowhere."""
+        """Outputs of timers and cancels. Rows of `plan-state` among them are dropped."""
         return self.handler.changes()

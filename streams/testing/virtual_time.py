@@ -43,7 +43,7 @@ WAIT = "7d"
 
 
 class Submitted:
-    """A task that was sent; `id` is its id."""
+    """A submitted task; `id` is its id."""
 
     def __init__(self, owner: VirtualTime, task_id: str) -> None:
         self.id = task_id
@@ -67,14 +67,14 @@ class Submitted:
 
 
 class SubmittedPlan:
-    """A plan that was sent; `id` is its id."""
+    """A submitted plan; `id` is its id."""
 
     def __init__(self, owner: VirtualTime, plan_id: str) -> None:
         self.id = plan_id
         self._owner = owner
 
     def outcome(self, wait: Duration = WAIT) -> PlanResult:
-        """Let time pass until it has ended, in whatever way. Raises `WaitTimeout` after `wait` of virtual time."""
+        """Let time pass until it has ended, with any status. Raises `WaitTimeout` after `wait` of virtual time."""
         return self._owner._plan_outcome(self.id, wait)
 
     @property
@@ -164,7 +164,7 @@ class VirtualTime:
         self._do(asyncio.sleep(seconds(duration, "duration")))
 
     def cancel(self, id: str, *, reason: str | None = None) -> None:
-        """Ask for the task or plan of this id to be cancelled, as `Client.cancel` does."""
+        """Request that the task or plan of this id be cancelled, as `Client.cancel` does."""
         self._do(self._cancel(cancel_requests(id, reason)))
 
     def add(self, *agents: Any) -> None:
@@ -291,7 +291,7 @@ class VirtualTime:
         return self._partitions
 
     def _written(self, output: Output) -> None:
-        """A record that a worker would have written: it reaches those who read its topic."""
+        """Deliver a record that a worker would have written to the readers of its topic."""
         topic = output.topic
         if topic == "results":
             result = read_result(output.value)

@@ -1,1 +1,1 @@
-"""Spans of what a worker does (OpenTelemetry). Imported only where the environment asks for them: `export.py` decides."""
+"""Trace spans of a worker (OpenTelemetry). Imported only if the environment enables them: `export.py` decides."""

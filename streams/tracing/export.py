@@ -1,9 +1,9 @@
-"""From the standard environment `OTEL_*` to a provider of spans with its exporter; and its end, which is bounded.
+"""Makes a provider of spans with its exporter from the standard environment `OTEL_*`, and ends it in bounded time.
 
-In: the environment. Out: a `Provider`, or None where nothing asks for spans, or they could not be made (that is logged).
-Raises `TracingError`, one line that names the variable. Spans wait in the SDK's bounded queue (`OTEL_BSP_*`; the oldest are
-dropped) and go out in a thread of their own: a collector that is away or hangs costs spans and nothing else. The SDK is
-imported by this file only.
+In: the environment. Out: a `Provider`, or None if tracing is not enabled or spans could not be made (that is logged).
+Raises `TracingError`, one line that names the variable. Spans wait in the SDK's bounded queue (`OTEL_BSP_*`; the oldest
+are dropped) and are sent by a separate thread: an unreachable or hung collector only costs spans. The SDK is imported
+by this file only.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class TracingError(Exception):
 
 
 class Provider:
-    """Where the roles of a worker get their spans made."""
+    """Makes the spans of a worker's roles."""
 
     def __init__(self, provider: TracerProvider, ids: Any) -> None:
         self._provider = provider
@@ -59,7 +59,7 @@ class Provider:
         return Tracing(tracer=tracer, ids=self._ids, role=role, prefix=settings.topic_prefix, group=group)
 
     async def stop(self, timeout_s: float = FLUSH_S) -> None:
-        """Send what waits, at most so long; then leave it. Its thread is a daemon: a hung collector holds up no end."""
+        """Send waiting spans, at most so long. The thread is a daemon: a hung collector delays no exit."""
         loop, done = asyncio.get_running_loop(), asyncio.Event()
 
         def flush() -> None:
@@ -82,7 +82,9 @@ def _kindly(work: Any) -> None:
 
 
 def provider(settings: Settings, environ: Mapping[str, str] | None = None) -> Provider | None:
-    """What the environment asks for. Call it in the process that makes the spans: threads do not survive a fork."""
+    """The provider that the environment asks for. Call it in the process that makes the spans: threads do not survive a
+    fork.
+    """
     try:
         want = wanted(os.environ if environ is None else environ)
     except BadOtel as error:
@@ -145,7 +147,7 @@ def _exporter(name: str, protocol: str) -> SpanExporter:
 
 
 def make_ids() -> Any:
-    """A source of ids as the SDK wants it (`spans.IdSource`): those that are set, else random ones."""
+    """A source of ids for the SDK (`spans.IdSource`): those that are set, else random ones."""
     from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
     class ChosenIds(RandomIdGenerator):
@@ -169,7 +171,9 @@ def _version() -> str:
 
 
 class _Rarely(logging.Filter):
-    """Of each kind of line one in `NOISE_INTERVAL_S`, without its traceback: an absent collector is no fault of the worker's."""
+    """Passes one line of each kind in `NOISE_INTERVAL_S`, without its traceback: an absent collector is not the
+    worker's fault.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,8 +1,9 @@
 """The spans of one role: one for each record of a task and each plan, and below them one for each call to an agent.
 
-In: records and plans as work on them begins, what becomes of them, when that is committed. Out: spans, ended by the commit: what
-is not committed is done again elsewhere, as the same span. Contexts are handed on by hand; none is ever made current, since all
-tasks share one thread. It decides nothing: `rules/tracing/spans.py` does. Needs `opentelemetry-api` and nothing of its SDK.
+In: records and plans as work on them begins, their outcome, their commit. Out: spans, ended by the commit: what is not
+committed is done again elsewhere, as the same span. Contexts are passed explicitly and none is ever made current, since
+all tasks share one thread. It decides nothing: `rules/tracing/spans.py` does. Needs `opentelemetry-api` and nothing of
+its SDK.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ NOTHING = Context()
 
 
 class IdSource(Protocol):
-    """Where the provider takes ids from."""
+    """The provider's source of ids."""
 
     next: rules.Ids | None
     """The ids of the span that is made next; None: random ones."""
@@ -69,7 +70,7 @@ class Tracing:
         return WorkSpan(self, span)
 
     def plan(self, run: PlanRun, place: tuple[int, int], template: str | None) -> WorkSpan:
-        """A plan begins, or is taken up again after a restart. `template`: the pattern it is, if a task asked for it."""
+        """A plan begins, or continues after a restart. `template`: the pattern it runs, if a task asked for it."""
         facts = (self._group, run.plan.id, *place, run.accepted_ms)
         span = self._start(
             rules.plan_name(run.plan, template), SpanKind.INTERNAL, run.trace, rules.drawn(run.trace, *facts),
@@ -100,7 +101,7 @@ class Tracing:
 
 
 class WorkSpan:
-    """A span that ends with a commit: of a record, or of a plan. `trace`: passed to what is below it."""
+    """A span that ends with a commit: of a record, or of a plan. `trace`: for the spans below it."""
 
     __slots__ = ("_below", "_span", "_tracing", "trace")
 
@@ -117,7 +118,7 @@ class WorkSpan:
         return self._tracing.call(agent, self._below, number, hedged)
 
     def note(self, ending: rules.Ending) -> None:
-        """What became of it."""
+        """Set the outcome."""
         span = self._span
         if not span.is_recording():
             return
@@ -128,11 +129,11 @@ class WorkSpan:
             span.add_event(rules.CONFIDENCE, rules.confidence_attributes(ending.confidence))
 
     def stamp(self, *outputs: Output) -> None:
-        """Say on records that they belong to it."""
+        """Put the span's context on records."""
         rules.stamp(outputs, self.trace)
 
     def close(self) -> None:
-        """It is committed."""
+        """End the span: its work is committed."""
         self._span.end()
 
 
@@ -148,7 +149,7 @@ class CallSpan:
         self.headers = tuple((name, value.decode()) for name, value in _trace_of(span.get_span_context()).headers())
 
     def ended(self, end: Answer | BaseException) -> None:
-        """An answer, a failure; or cut off, since its caller waits no longer, which is no failure."""
+        """The call ended: an answer, a failure, or cut off because its caller no longer waits, which is no failure."""
         span = self._span
         if isinstance(end, Answer):
             span.set_attributes(rules.answer_attributes(self._provider, end.metadata))
@@ -166,7 +167,7 @@ class CallSpan:
 
 
 class UnseenCall:
-    """One call below a span that is not recorded: the agent gets an unsampled `traceparent`, and nothing else happens."""
+    """A call below a span that is not recorded: the agent gets an unsampled `traceparent`, and nothing else happens."""
 
     __slots__ = ("headers",)
 

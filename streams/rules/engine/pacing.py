@@ -3,10 +3,10 @@
 A commit has a fixed cost, which a batch shares, but waiting for a batch delays tasks. So the distance between commits
 grows with their cost: up to a commit's length, counted from the end of the last one. Four cases follow:
 
-    1 a task that comes later than that is committed at once: where tasks are few, latency is one transaction;
-    2 tasks that come one after the other, each once the last is answered, are committed at once: nothing else would come meanwhile;
+    1 a task that comes later than that is committed at once: with few tasks, latency is one transaction;
+    2 tasks that each come once the last is answered are committed at once: no other would come meanwhile;
     3 tasks that come faster share commits: they wait until commits take at most half of the time;
-    4 where commits are slow (a busy broker or worker) the distance grows, batches with it, and the load goes down.
+    4 where commits are slow (a busy broker or worker) the distance and the batches grow, and the load falls.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from schemas.messages import ErrorCode
 
 
 class Wait(NamedTuple):
-    """Why a task waits, what lets it go on, and what a person can do."""
+    """Why a task waits, what lets it continue, and what a person can do."""
 
     reason: str
     goes_on: str

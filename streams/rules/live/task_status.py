@@ -1,6 +1,6 @@
-"""How a task stands, from what it left on the topics. Pure.
+"""The status of a task, from its records on the topics. Pure.
 
-In: its result, if there is one, and its events. Out: one word, and the events in the order in which things happened.
+In: its result, if there is one, and its events. Out: one word, and the events in their order.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ _FIRST = "task:started"
 
 
 def status_of(result: Mapping[str, Any] | None, events: Sequence[Mapping[str, Any]]) -> str:
-    """The result's status; else what the events say: how it ended, `running`, `parked`, or `unknown`. `events` in order.
+    """The result's status; without a result, from the events: how it ended, `running`, `parked`, or `unknown`. `events`
+    in order.
 
     >>> status_of(None, [{"type": "task:started"}, {"type": "task:parked"}])
     'parked'
@@ -46,12 +47,12 @@ def _failure(event: Mapping[str, Any]) -> str:
 
 
 def has_ended(events: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether one of the events says so: then there is a result."""
+    """Whether an event shows that the task has ended: there is then a result."""
     return any(event.get("type") in ENDS for event in events)
 
 
 def in_order(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """By time. Those of one millisecond: begin, middle, end, since progress and results do not travel together.
+    """Events by time. Within one millisecond: begin, middle, end, since progress and results are sent separately.
 
     >>> [e["type"] for e in in_order([{"type": "task:completed", "timestamp": "1"}, {"type": "task:started", "timestamp": "1"}])]
     ['task:started', 'task:completed']
@@ -65,7 +66,7 @@ def in_order(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def result_keys(task_id: str) -> list[str]:
-    """The keys a task's result can lie under, as far as its id tells: its own, and for a step of a plan the plan's.
+    """The possible keys of a task's result, by its id: its own, and for a step of a plan the plan's.
 
     >>> result_keys("t1"), result_keys("p#a#b")
     (['t1'], ['p#a#b', 'p#a', 'p'])

@@ -27,7 +27,7 @@ from streams.rules.plans.step_graph import StepGraph, Verdict
 
 
 class Outcome(NamedTuple):
-    """A plan's own answer. `value`: JSON, None if there is none. `error`: why the answers could not be put together."""
+    """A plan's own answer. `value`: JSON, None without one. `error`: why the answers could not be combined."""
 
     value: bytes | None = None
     confidence: float | None = None
@@ -41,7 +41,7 @@ class _Voice(NamedTuple):
 
 
 def outcome(graph: StepGraph, verdict: Verdict) -> Outcome:
-    """What a step graph that ended so says."""
+    """The answer of a step graph with this verdict."""
     good = graph.successes()
     if verdict.status != "success" or not good:
         return Outcome()
@@ -70,7 +70,7 @@ def _mean(confidences: list[float]) -> float:
 
 
 def _share(total: float, count: int) -> float:
-    """Without the noise of the last digits."""
+    """The quotient, rounded to hide floating-point noise."""
     return round(min(1.0, total / count), 9)
 
 
@@ -96,7 +96,7 @@ def _refused(code: str, message: str) -> Outcome:
 
 
 def vote(voices: list[_Voice]) -> Outcome:
-    """The majority, each voice as heavy as it is sure.
+    """The majority, each vote weighted by its confidence.
 
     >>> vote([_Voice("a", "x", 0.9), _Voice("b", "y", 0.95), _Voice("c", "x", 0.3)])
     Outcome(value=b'"x"', confidence=0.4, error=None)
@@ -110,7 +110,7 @@ def vote(voices: list[_Voice]) -> Outcome:
 
 
 def mean(voices: list[_Voice]) -> Outcome:
-    """The mean of numbers, each as heavy as it is sure; all alike if every confidence is 0.
+    """The mean of numbers, weighted by confidence; equally if every confidence is 0.
 
     >>> mean([_Voice("a", 10, 0.75), _Voice("b", 20, 0.25)])
     Outcome(value=b'12.5', confidence=0.5, error=None)

@@ -1,8 +1,10 @@
-"""What a plan says, checked: kinds inferred, defaults filled in, dependencies resolved to indices. Pure.
+"""A checked plan: kind inferred, defaults filled in, dependencies resolved to indices. Pure.
 
-In: a validated `Plan` and the JSON it came from. Out: a `Blueprint`, or `InvalidPlan` naming field and reason. It runs nothing.
-Kind, where none is given: `strategy` -> parallel, `continueOnError` -> sequential, any `metadata.dependencies` -> dag, else
-parallel. What a kind would ignore without a word (a strategy of a dag, dependencies of a sequence) is refused.
+In: a validated `Plan` and the JSON it came from. Out: a `Blueprint`, or `InvalidPlan` naming field and reason. It runs
+nothing.
+
+Without `kind`: `strategy` -> parallel, `continueOnError` -> sequential, any `metadata.dependencies` -> dag, else
+parallel. A field that the kind would silently ignore (a strategy of a dag, dependencies of a sequence) is refused.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ MAX_NAMED = 12
 
 
 class InvalidPlan(Exception):
-    """A plan that cannot be run; the message names the field and the reason."""
+    """A plan that cannot run; the message names the field and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class Blueprint:
 
 
 def inferred_kind(plan: Plan) -> PlanKind:
-    """The kind given, or what the other fields tell.
+    """The kind given, or the one that the other fields imply.
 
     >>> inferred_kind(Plan.model_validate({"id": "p", "strategy": "race", "tasks": [
     ...     {"id": "a", "type": "agent", "target": "x", "payload": 1}]}))
@@ -76,7 +78,7 @@ def inferred_kind(plan: Plan) -> PlanKind:
 
 
 def likely_kind(data: Mapping[str, Any]) -> PlanKind:
-    """The kind a plan that does not fit would have had, as far as it can be derived: its result must name one.
+    """The likely kind of an invalid plan: its result must name one.
 
     >>> likely_kind({"tasks": [{"metadata": {"dependencies": ["x"]}}]}), likely_kind({"kind": 5, "continueOnError": True})
     ('dag', 'sequential')
@@ -97,7 +99,7 @@ def likely_kind(data: Mapping[str, Any]) -> PlanKind:
 
 
 def blueprint(plan: Plan, raw_tasks: Sequence[Mapping[str, Any]]) -> Blueprint:
-    """The plan, checked. `raw_tasks`: its tasks as they came. Raises `InvalidPlan`."""
+    """The checked plan. `raw_tasks`: its tasks as they came. Raises `InvalidPlan`."""
     kind = inferred_kind(plan)
     if kind != "parallel" and plan.strategy is not None:
         raise InvalidPlan(f"strategy: only a parallel plan has one, this is {kind}")
@@ -186,7 +188,7 @@ def _dependents(needs: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]
 
 
 def _refuse_cycles(plan: Plan, needs: Sequence[tuple[int, ...]], dependents: Sequence[tuple[int, ...]]) -> None:
-    """Take away what needs nothing, again and again: what is left lies on a cycle or behind one."""
+    """Remove steps without dependencies, again and again: what is left is on a cycle or behind one."""
     waiting = [len(wanted) for wanted in needs]
     free = [number for number, count in enumerate(waiting) if count == 0]
     left = set(range(len(needs)))

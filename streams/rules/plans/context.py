@@ -1,10 +1,11 @@
-"""What a step is given of the steps before it. Pure.
+"""What a step receives of the steps before it. Pure.
 
-In: a step graph and one of its steps. Out: `context` for the step's task, or None. In a sequence: `previous` (the last answer)
-and `results` (answers by task id), in a dag the same of the steps it depends on; with `metadata.input` only what that JMESPath
-expression selects of the two, as `input`. Steps that failed have no answer and are not there.
-Bounded: `results` of a sequence hold the newest answers up to `MAX_RESULTS` and `MAX_BYTES`, `omitted` tells how many older ones
-are missing; an expression sees them all. An answer that was let go is there as `{"reference": {...}}`.
+In: a step graph and one of its steps. Out: `context` for the step's task, or None. In a sequence: `previous` (the last
+answer) and `results` (answers by task id); in a dag the same of the steps it depends on. With `metadata.input`: only
+the selection of that JMESPath expression from the two, as `input`. Failed steps have no answer and are left out.
+
+Bounded: `results` of a sequence hold the newest answers up to `MAX_RESULTS` and `MAX_BYTES`; `omitted` is the number of
+older ones that are missing; an expression sees all. An answer that was dropped from memory is `{"reference": {...}}`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ MAX_BYTES = 256 * 1024
 
 
 def reference(end: End) -> dict[str, Any]:
-    """Where the whole result of a step lies: topic, partition, offset; the topic alone where the place is not known."""
+    """Where the whole result of a step is: topic, partition, offset; the topic alone if the position is unknown."""
     if end.place is None:
         return {"topic": "results"}
     return {"topic": "results", "partition": end.place[0], "offset": end.place[1]}

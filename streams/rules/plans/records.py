@@ -1,7 +1,7 @@
-"""Every record the plan coordinator writes: step tasks, cancels, results, events, and its own memory. Pure.
+"""Every record that the plan coordinator writes: step tasks, cancels, results, events, and its own state. Pure.
 
-In: what happened to a plan. Out: `Output`s, binary CloudEvents as everything the pipeline writes; what may be too large for its
-topic carries a smaller form.
+In: what happened to a plan. Out: `Output`s, binary CloudEvents like all records of the pipeline; one that may be too
+large for its topic has a smaller form.
 """
 
 from __future__ import annotations
@@ -32,15 +32,14 @@ STATE = "plan-state"
 
 
 class PlanRecorder(TaskRecorder):
-    """Builds the coordinator's records. `app_id` also names what it remembers on the state topic."""
+    """Builds the coordinator's records. `app_id` also prefixes its keys on the state topic."""
 
     def __init__(self, app_id: str, prefix: str, group: str) -> None:
         super().__init__(app_id=app_id, processor="plans", prefix=prefix, group=group)
         self.app = app_id
 
     def task(self, task: dict[str, Any], value: bytes, now_ms: int, trace: Trace | None = None) -> Output:
-        """A step's task (`value`: its JSON), keyed so that it lies in its agent's owner partition at once. `trace`: of its
-        plan."""
+        """A step's task (`value`: its JSON), with the key of its agent's owner partition. `trace`: of its plan."""
         key = owner_key(task)
         subject = task["id"].encode()
         headers = self._headers(TASK_TYPE, subject, subject, format_time(now_ms).encode())
@@ -49,7 +48,7 @@ class PlanRecorder(TaskRecorder):
         return Output("tasks", key.encode(), value, headers)
 
     def stop(self, task_id: str, reason: str, now_ms: int) -> Output:
-        """The request that a step's task ends, wherever it is."""
+        """The request to cancel a step's task."""
         key = task_id.encode()
         value = pack({"type": "cancel", "taskId": task_id, "reason": reason[:1024]})
         return Output(
@@ -84,7 +83,9 @@ class PlanRecorder(TaskRecorder):
         return self.message("plan-results", wire["planId"], pack(wire), now_ms)
 
     def answered(self, origin: OriginTask, run: PlanRun, over: Over, now_ms: int) -> list[Output]:
-        """The result of the task that a plan answers, its event, and the pattern's data point if it ran to an end of its own."""
+        """The result of the task that a plan answers, its event, and the pattern's data point if the pattern ended by
+        itself.
+        """
         end = end_of(origin, run, over)
         timing = Timing(now_ms - origin.accepted_ms, 0, now_ms - run.accepted_ms, origin.wait_ms)
         if end.status == "success":
@@ -139,7 +140,7 @@ class PlanRecorder(TaskRecorder):
         return self._memory(self.begun_key(run.plan.id), "begun", content, partition, now_ms)
 
     def steps(self, plan_id: str, sequence: int, rows: Sequence[bytes], partition: int, now_ms: int) -> Output:
-        """What happened to a plan's steps: one chunk, written again as long as it is small."""
+        """Outcomes of a plan's steps: one chunk, written again as long as it is small."""
         content = {"planId": plan_id, "sequence": sequence, "entries": [orjson.Fragment(row) for row in rows]}
         return self._memory(self.steps_key(plan_id, sequence), "steps", content, partition, now_ms)
 
@@ -152,11 +153,11 @@ class PlanRecorder(TaskRecorder):
         return Output(STATE, key.encode(), None, partition=partition)
 
     def begun_key(self, plan_id: str) -> str:
-        """Where the beginning of a plan is remembered."""
+        """The key of a plan's beginning on the state topic."""
         return f"{self.app}/plan/{plan_id}"
 
     def steps_key(self, plan_id: str, sequence: int) -> str:
-        """Where a chunk of a plan's steps is remembered."""
+        """The key of a chunk of a plan's steps on the state topic."""
         return f"{self.app}/steps/{sequence}/{plan_id}"
 
     def _memory(self, key: str, kind: str, content: dict[str, Any], partition: int, now_ms: int) -> Output:

@@ -1,8 +1,9 @@
-"""The `PlanResult` of a plan that is over, and what there is to see of one that runs. Pure.
+"""The `PlanResult` of a plan that has ended, and the view of one that runs. Pure.
 
-In: a `PlanRun`. Out: JSON-able dicts. `results` has one `Result` for each task, in the order of the plan, under the task's own
-id; for what did not end by itself one that says why (`cancelled`). An answer that was let go, or that makes the record too large,
-is replaced by `metadata.reference`: where its own record lies on `results`.
+In: a `PlanRun`. Out: JSON-able dicts. `results` has one `Result` for each task, in the order of the plan, under the
+task's own id; for a task that did not end by itself, one with the reason (`cancelled`). An answer that was dropped from
+memory, or that makes the record too large, is replaced by `metadata.reference`: the position of its own record on
+`results`.
 """
 
 from __future__ import annotations
@@ -86,14 +87,14 @@ def _why_not(graph: StepGraph, index: int, end: End | None, over: Over) -> str:
 
 
 def progress(run: PlanRun) -> dict[str, Any]:
-    """How far a plan is: planId, done, failed, total."""
+    """The progress of a plan: planId, done, failed, total."""
     graph = run.graph
     failed = sum(1 for n in range(len(graph.ends)) if graph.failed(n))
     return {"planId": run.plan.id, "done": graph.done, "failed": failed, "total": len(graph.ends)}
 
 
 def view(run: PlanRun) -> dict[str, Any]:
-    """What there is to see of a plan that runs, for people."""
+    """A running plan, for people."""
     graph, plan = run.graph, run.plan
     steps = []
     for n, step in enumerate(plan.steps[:MAX_VIEW_STEPS]):

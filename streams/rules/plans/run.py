@@ -1,9 +1,10 @@
-"""A plan under way: its levels (one more for each pattern that is a local template), its deadlines, what must be remembered.
+"""A plan under way: its levels (one more for each pattern that is a local template), its deadlines, and its state.
 
-In: events (begun, a step's end, cancelled, time) with `now_ms`, epoch ms. Out: actions, in order. Pure: the same events in the
-same order give the same actions, which is how it survives a restart: `entries` are what happened, `replay` repeats it.
-After `Over` nothing changes any more; an input that comes twice changes nothing.
-Steps are named by paths (`step_ids.py`).
+In: events (begun, a step's end, cancelled, time) with `now_ms`, epoch ms. Out: actions, in order. Pure: the same events
+in the same order give the same actions, so it survives a restart: `entries` are the events, `replay` repeats them.
+After `Over` nothing changes any more; a repeated event changes nothing.
+
+Steps are identified by paths (`step_ids.py`).
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class _Node:
 
 
 def failure(code: str, message: str, now_ms: int) -> End:
-    """The end of a step that was never sent, since it cannot be."""
+    """The end of a step that cannot be sent."""
     error = {"code": code, "message": message, "retryable": False}
     return End(
         {
@@ -77,9 +78,8 @@ def failure(code: str, message: str, now_ms: int) -> End:
 
 
 class PlanRun:
-    """One plan. `templates`: those it uses, by name. `entries`: what happened since they were last taken, for the snapshot.
-
-    `trace`: the trace its steps belong to.
+    """One plan. `templates`: those it uses, by name. `entries`: events since they were last taken, for the snapshot.
+    `trace`: the trace of its steps.
     """
 
     def __init__(self, *, plan: Blueprint, accepted_ms: int, templates: Templates, trace: Trace | None = None) -> None:
@@ -102,7 +102,7 @@ class PlanRun:
 
     @property
     def due_ms(self) -> int:
-        """When `time` is to be called next, epoch ms."""
+        """When to call `time` next, epoch ms."""
         while self._deadlines:
             due, path = self._deadlines[0]
             node = self._nodes.get(path)
@@ -116,7 +116,9 @@ class PlanRun:
         return self._work(deque(), ROOT, self.graph.begin(), self.accepted_ms)
 
     def ended(self, path: Path, end: End, now_ms: int, cancelled: str | None = None) -> list[Action]:
-        """The end of a step whose task was sent, or could not be. `cancelled`: the reason of a request to cancel the plan."""
+        """The end of a step whose task was sent, or could not be. `cancelled`: the reason of a request to cancel the
+        plan.
+        """
         node = self._nodes.get(path[:-1]) if path else None
         if self.over or node is None or path in self._nodes or path[-1] >= len(node.graph.ends):
             return []
@@ -138,7 +140,7 @@ class PlanRun:
         return self._end_from_outside(ROOT, _cancelled(reason), now_ms)
 
     def time(self, now_ms: int) -> list[Action]:
-        """What is out of time ends: the plan, or a pattern within it."""
+        """End what is out of time: the plan, or a pattern within it."""
         actions: list[Action] = []
         while not self.over and self.due_ms <= now_ms:
             late = self._nodes[ROOT].deadline_ms <= now_ms
@@ -149,7 +151,7 @@ class PlanRun:
         return actions
 
     def replay(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        """Let what happened before a restart happen again, after `begin`; the actions were carried out then."""
+        """Repeat the events from before a restart, after `begin`; their actions were carried out then."""
         for entry in entries:
             path = tuple(entry["p"])
             if "wire" not in entry:
@@ -162,16 +164,16 @@ class PlanRun:
         self.entries.clear()
 
     def wanted(self, path: Path) -> bool:
-        """Whether a step that was to be started still is."""
+        """Whether a step is still to be started."""
         node = self._nodes.get(path[:-1])
         return not self.over and node is not None and node.graph.ends[path[-1]] is None
 
     def step(self, path: Path) -> Step:
-        """The step of that path; it must be there."""
+        """The step with that path, which must exist."""
         return self._nodes[path[:-1]].graph.blueprint.steps[path[-1]]
 
     def task(self, path: Path) -> dict[str, Any]:
-        """The task to send for a step. Raises `InvalidPlan` when its `metadata.input` cannot be applied."""
+        """The task to send for a step. Raises `InvalidPlan` if its `metadata.input` cannot be applied."""
         graph = self._nodes[path[:-1]].graph
         step = graph.blueprint.steps[path[-1]]
         wire: dict[str, Any] = {"id": task_id(self.plan.id, path), "planId": self.plan.id}
@@ -196,7 +198,7 @@ class PlanRun:
         return format_time(bound if own is None else min(bound, parse_time(own)))
 
     def _context(self, path: Path) -> dict[str, Any] | None:
-        """What a step is given beside its payload: what came before it, over what it says itself."""
+        """What a step receives beside its payload: the results before it, over its own context."""
         graph = self._nodes[path[:-1]].graph
         own = graph.blueprint.steps[path[-1]].task.get("context")
         found = context(graph, path[-1])
@@ -233,7 +235,9 @@ class PlanRun:
         now_ms: int,
         cancelled: str | None = None,
     ) -> list[Action]:
-        """Carry on until nothing follows. `todo`: steps to start (None) or that ended; a queue, since plans can be deep."""
+        """Process until nothing more follows. `todo`: steps to start (None) or that ended; a queue, since plans can be
+        deep.
+        """
         actions: list[Action] = []
         if path is not None and moves is not None:
             self._follow(path, moves, todo, actions, now_ms)
@@ -253,10 +257,10 @@ class PlanRun:
         return actions
 
     def _own_end(self, path: Path, end: End, cancelled: str | None, now_ms: int) -> Verdict | None:
-        """The end that a plan or a pattern has by itself, if it may be that which ended this step.
+        """The end that a plan or a pattern has by itself, if that may have ended this step.
 
-        An earlier owner may have cancelled the steps and been lost before it had committed the end. And steps inherit the
-        deadline: without an owner they expire before their plan is looked at.
+        An earlier owner may have cancelled the steps and died before it had committed the end. And steps inherit the
+        deadline: without an owner they expire before their plan does.
         """
         was_cancelled = end.wire.get("status") == "cancelled"
         if was_cancelled and cancelled is not None:
@@ -284,7 +288,7 @@ class PlanRun:
         todo.append((path, _end_of(node, verdict, said, now_ms)))
 
     def _stop(self, path: Path, actions: list[Action]) -> None:
-        """Cancel what still runs below: its results are no longer needed."""
+        """Cancel the running steps below: their results are no longer needed."""
         for index in self._nodes[path].graph.open():
             below = (*path, index)
             if below in self._nodes:
@@ -294,7 +298,7 @@ class PlanRun:
                 actions.append(Stop(below))
 
     def _close(self, path: Path) -> _Node:
-        """A pattern is over: of its answers only its own is kept."""
+        """End a pattern: of its answers only its own is kept."""
         node = self._nodes.pop(path)
         for end in node.graph.ends:
             if end is not None:
@@ -317,7 +321,7 @@ class PlanRun:
         self._follow(path, self._open(path, plan, now_ms).begin(), todo, actions, now_ms)
 
     def _hold(self, end: End) -> None:
-        """Keep an answer, as far as there is room for it: the newest stay."""
+        """Keep an answer if there is room for it: the newest are kept."""
         if end.value is None:
             return
         self._holding.append(end)
@@ -340,7 +344,7 @@ def _plain(before: dict[str, Any] | None) -> Any:
 
 
 def _end_of(node: _Node, verdict: Verdict, said: Outcome, now_ms: int) -> End:
-    """A pattern's end, as the end of the step that it is."""
+    """A pattern's end, as the end of its step."""
     wire: dict[str, Any] = {"status": verdict.status}
     if verdict.error is not None:
         wire["error"] = verdict.error

@@ -1,4 +1,6 @@
-"""Which rows of the topic `plan-state` an added partition takes over from the one that its keys came from. Pure."""
+"""Which rows of the topic `plan-state` an added partition takes over from the partition that its keys came from.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,8 @@ from schemas.partitioning import partition_for
 
 
 def belongs(app: str, key: bytes, value: bytes, number: int, count: int) -> bool:
-    """Whether the row of application `app` belongs to partition `number` of `count`: a plan under way and its steps by the plan's
-    id; the ids of plans that are over all of them, since a digest does not say where its id belongs.
+    """Whether the row of application `app` belongs to partition `number` of `count`. A plan under way and its steps: by
+    the plan's id. Ids of ended plans: all, since a digest does not show its partition.
 
     >>> [belongs("shop", key, b"", 1, 2) for key in (b"shop/plan/s1", b"shop/steps/0/s1", b"shop/seen/3", b"other/plan/s1")]
     [True, True, True, False]

@@ -1,7 +1,8 @@
-"""One level of a running plan: which step may start now, and when the level is over. A state machine, pure and without time.
+"""One level of a running plan: which steps may start now, and when the level is over. A state machine, pure and without
+time.
 
-In: the ends of steps, in any order. Out: steps to start and, once, the verdict. After the verdict, and for steps that have ended
-or never started, every input changes nothing.
+In: the ends of steps, in any order. Out: steps to start and, once, the verdict. After the verdict, and for steps that
+have ended or never started, no input changes anything.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ MAX_REASON_CHARS = 300
 
 @dataclass(slots=True)
 class End:
-    """How a step ended. `value`: its answer as JSON, None if there is none or it was let go.
+    """How a step ended. `value`: its answer as JSON, None without one or if it was dropped from memory.
 
     `wire`: the other fields of its `Result` (status, error, confidence, ...), without ids, answer and metadata.
-    `place`: partition and offset of its record on `results`, where there is one.
+    `place`: partition and offset of its record on `results`, if there is one.
     """
 
     wire: dict[str, Any]
@@ -42,7 +43,7 @@ class End:
 
 
 class Verdict(NamedTuple):
-    """How a step graph ended. `winner`: the step whose answer is the plan's own, where one step's is."""
+    """How a step graph ended. `winner`: the step whose answer is the plan's own, if one step's is."""
 
     status: ResultStatus
     error: dict[str, Any] | None = None
@@ -51,7 +52,7 @@ class Verdict(NamedTuple):
 
 @dataclass(slots=True)
 class Moves:
-    """What follows from an input."""
+    """The consequences of an input."""
 
     starts: list[int] = field(default_factory=list)
     verdict: Verdict | None = None
@@ -62,7 +63,7 @@ SKIPPED = End({"status": "cancelled"})
 
 
 class StepGraph:
-    """The steps of one blueprint. `ends`: by index; None for those that have not ended."""
+    """The steps of one blueprint. `ends`: by index; None for steps that have not ended."""
 
     __slots__ = ("_left", "_ready", "_waiting", "blueprint", "ends", "good", "in_flight", "started", "verdict")
 
@@ -102,7 +103,7 @@ class StepGraph:
         return Moves([] if self.verdict is not None else self._next(), self.verdict)
 
     def stop(self, verdict: Verdict) -> None:
-        """It ends from outside: cancelled, or out of time."""
+        """End it from outside: cancelled, or out of time."""
         if self.verdict is None:
             self.verdict = verdict
 
@@ -112,16 +113,16 @@ class StepGraph:
 
     @property
     def done(self) -> int:
-        """How many steps have ended, skipped ones counted in."""
+        """How many steps have ended, including skipped ones."""
         return len(self.ends) - self._left
 
     def failed(self, index: int) -> bool:
-        """Whether a step has ended in anything but success."""
+        """Whether a step has ended without success."""
         end = self.ends[index]
         return end is not None and end.status != "success"
 
     def successes(self) -> list[int]:
-        """Steps that ended well, in the order of the plan."""
+        """Steps that succeeded, in the order of the plan."""
         return sorted(self.good)
 
     def _next(self) -> list[int]:
@@ -134,7 +135,7 @@ class StepGraph:
         return starts
 
     def _release(self, index: int) -> None:
-        """What waited for this step may start; or, after a failure, is skipped with all that waits for it in turn."""
+        """Steps that waited for this one may start; or, after a failure, are skipped with all that wait for them."""
         ended = [index]
         while ended:
             number = ended.pop()
@@ -170,7 +171,7 @@ class StepGraph:
         return {} if end is None else end.wire.get("error") or {}
 
     def _every_reason(self) -> dict[str, Any]:
-        """The error of a plan none of whose steps succeeded, in the order of the plan."""
+        """The error of a plan without a successful step, in the order of the plan."""
         own = [n for n in range(len(self.ends)) if self.ends[n] is not SKIPPED]
         reasons = [
             f"{self.blueprint.steps[n].id}: {self._error(n).get('code', 'internal')}: "
@@ -186,7 +187,7 @@ class StepGraph:
         }
 
     def surest(self, among: list[int]) -> int:
-        """The step with the highest confidence; of equals the first of the plan."""
+        """The step with the highest confidence; of equals the first in the plan."""
         return max(among, key=lambda n: (self._confidence(n), -n))
 
     def _confidence(self, index: int) -> float:
@@ -232,7 +233,7 @@ class StepGraph:
         return self._last(good_only=False, winner=sinks[0] if len(sinks) == 1 else None)
 
     def _last(self, good_only: bool, winner: int | None = None) -> Verdict:
-        """All have ended: well, unless not one of them did."""
+        """All steps have ended: a success, unless none of them succeeded."""
         good = self.successes()
         if not good:
             return Verdict("failure", self._every_reason())

@@ -1,6 +1,6 @@
 """The ids of a plan's step tasks, and the steps they belong to. Pure.
 
-Steps are named by paths: (3,) is the fourth task, (3, 0) the first task of the pattern that is the fourth task.
+Steps are identified by paths: (3,) is the fourth task, (3, 0) the first task of the pattern that is the fourth task.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _STEP = re.compile(r"#[0-9]{1,5}(?:\.[0-9]{1,5})*\Z")
 
 
 def stem(plan_id: str) -> str:
-    """What the ids of a plan's step tasks begin with.
+    """The prefix of the ids of a plan's step tasks.
 
     >>> stem("p1")
     'p1#'
@@ -27,7 +27,7 @@ def stem(plan_id: str) -> str:
 
 
 def task_id(plan_id: str, path: Path) -> str:
-    """The id of a step's task, the same whenever it is sent: no two steps of any plans share one.
+    """The id of a step's task, the same whenever it is sent, and unique among all plans.
 
     >>> task_id("p1", (3, 0))
     'p1#3.0'
@@ -36,7 +36,7 @@ def task_id(plan_id: str, path: Path) -> str:
 
 
 def path_of(plan_id: str, name: str) -> Path | None:
-    """The step a task id belongs to; None if it is none of this plan's.
+    """The path of the step a task id belongs to; None if it is not of this plan.
 
     >>> path_of("p1", "p1#3.0"), path_of("p1", "p1#x"), path_of("p1", "other#1")
     ((3, 0), None, None)
@@ -51,7 +51,7 @@ def path_of(plan_id: str, name: str) -> Path | None:
 
 
 def step_of(plan_id: str | None, name: str) -> bool:
-    """Whether a task with this planId and id is a step of that plan: its result would be taken for the step's.
+    """Whether a task with this planId and id is a step of that plan: its result would count as the step's.
 
     >>> step_of("p", "p#0"), step_of("p", "mine"), step_of("q", "p#0"), step_of(None, "p#0")
     (True, False, False, False)

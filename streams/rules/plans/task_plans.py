@@ -1,8 +1,8 @@
 """Pattern tasks that name a local template: each becomes a plan of one step, which answers the task. Pure.
 
-In: a task, the templates a worker knows, its times (epoch ms). Out: the plan for the topic `plans`, and back: the task a plan
-answers, and what its end says of the task. Ids that begin with `task:` are such plans' alone, one for each task id; whoever else
-sends one is refused. It runs nothing and writes nothing.
+In: a task, the templates a worker knows, its times (epoch ms). Out: the plan for the topic `plans`, and back: the task
+a plan answers, and the task's end from the plan's. Ids that begin with `task:` are reserved for such plans, one for
+each task id; from any other sender they are refused. It runs nothing and writes nothing.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ LONG_ID = 200
 class OriginTask:
     """The task a plan answers, and its times as epoch ms.
 
-    `submitted_ms`: the timestamp of its first record, None if not known; `accepted_ms`: when dispatch took it; `expires_ms`: its
-    deadline.
+    `submitted_ms`: the timestamp of its first record, None if unknown; `accepted_ms`: when dispatch took it;
+    `expires_ms`: its deadline.
     """
 
     task: Task
@@ -41,17 +41,17 @@ class OriginTask:
 
     @property
     def wait_ms(self) -> int | None:
-        """From its record's timestamp until dispatch took it."""
+        """From its record's timestamp until dispatch took it, ms."""
         return None if self.submitted_ms is None else max(0, self.accepted_ms - self.submitted_ms)
 
     @property
     def agent_id(self) -> str:
-        """What stands as `agentId` on its result: the same for every executor of the pattern."""
+        """The `agentId` of its result: the same for every executor of the pattern."""
         return f"pattern:{self.task.target}"[:256]
 
 
 def plan_of(task_id: str) -> str:
-    """The id of the plan that answers a task: no two tasks share one, and no user's plan has it.
+    """The id of the plan that answers a task: unique for each task, and never a user's plan.
 
     >>> plan_of("t1")
     'task:t1'
@@ -66,7 +66,8 @@ def plan_of(task_id: str) -> str:
 def template_for(task: Task, templates: Templates) -> Template | None:
     """The local template that runs this task, if there is one.
 
-    None for the step of a plan: the coordinator has run those it knows itself, and templates cannot go round in circles so.
+    None for the step of a plan: the coordinator itself has run those it knows, which also prevents templates from
+    calling each other in a cycle.
     """
     if task.type != "pattern" or task.target is None or task.target not in templates:
         return None
@@ -76,7 +77,7 @@ def template_for(task: Task, templates: Templates) -> Template | None:
 
 
 def ends_at(task: Task, template: Template, accepted_ms: int, deadline_ms: int | None) -> int:
-    """When the task must have ended at the latest, epoch ms: its deadline, and the time its pattern may take once it runs.
+    """When the task must have ended, epoch ms: its deadline, and the time its pattern may take once it runs.
 
     >>> task = Task(id="t", type="pattern", target="p", payload=1)
     >>> ends_at(task, {"plan": {"timeout": 500}}, 1000, None), ends_at(task, {"plan": {}}, 1000, 1200)
@@ -90,7 +91,7 @@ def ends_at(task: Task, template: Template, accepted_ms: int, deadline_ms: int |
 
 
 def refuse_step(task: Task) -> None:
-    """A task of a user's with a planId and the id of one of that plan's steps would end the step. Raises `Rejected`."""
+    """A user's task with a planId and the id of one of that plan's steps would end the step. Raises `Rejected`."""
     if step_of(task.plan_id, task.id):
         raise Rejected(
             "validate",
@@ -122,7 +123,7 @@ def plan_for(task: Task, echo: EchoedMetadata, submitted_ms: int, accepted_ms: i
 
 
 def origin_of(data: Mapping[str, Any]) -> OriginTask | None:
-    """The task that a plan answers; None for a user's own. Raises `Rejected` when it claims to be what it is not."""
+    """The task that a plan answers; None for a user's own plan. Raises `Rejected` for a false claim."""
     name = data.get("id")
     if data.get("answers") is None:
         if isinstance(name, str) and name.startswith(PREFIX):
@@ -139,12 +140,12 @@ def origin_of(data: Mapping[str, Any]) -> OriginTask | None:
 
 
 def timed(data: Mapping[str, Any], origin: OriginTask, now_ms: int) -> dict[str, Any]:
-    """The plan with what is left of its task's deadline as its own."""
+    """The plan with the rest of its task's time as its own timeout."""
     return {**data, "timeout": max(1, min(origin.expires_ms - now_ms, MAX_DURATION_MS))}
 
 
 def end_of(origin: OriginTask, run: PlanRun, over: Over) -> End:
-    """How the task of a plan that is over ends: as its step did, or as what ended the plan from outside."""
+    """How the task of an ended plan ends: as its step did, or by what ended the plan from outside."""
     end = run.graph.ends[0]
     if end is not None:
         return end
@@ -155,7 +156,7 @@ def end_of(origin: OriginTask, run: PlanRun, over: Over) -> End:
 
 
 def error_of(origin: OriginTask, end: End) -> TaskError:
-    """The error of a task that failed so."""
+    """The error of a task with this end."""
     given = end.wire.get("error") or {}
     return TaskError(
         code=given.get("code", "internal"),

@@ -1,9 +1,10 @@
-"""Local patterns: named plan templates with parameters, so that a step of type `pattern` is a plan of its own. Pure.
+"""Local patterns: named plan templates with parameters. A step of type `pattern` is then a plan of its own. Pure.
 
-In: templates as JSON (`{"name", "parameters"?: {name: default}, "plan": {...}}`), and the payload of a step. Out: blueprints.
-`${name}` in any string of the template's tasks is replaced: alone it becomes the parameter's value, within text its text.
-Parameters are the fields of the payload, over the defaults; `payload` is the whole of it, `context` what came before the step.
-Templates may use templates: never themselves, and at most `max_depth` deep (checked before a plan begins, not when it is there).
+In: templates as JSON (`{"name", "parameters"?: {name: default}, "plan": {...}}`), and the payload of a step. Out:
+blueprints. `${name}` in any string of the template's tasks is replaced: alone it becomes the parameter's value, within
+text its text. Parameters are the fields of the payload, over the defaults; `payload` is the whole of it, `context` the
+results before the step. Templates may use other templates, without a cycle, and at most `max_depth` deep (checked
+before a plan begins).
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ def read_plan(data: Any) -> Blueprint:
 
 
 def used(plan: Blueprint, templates: Templates, max_depth: int = MAX_DEPTH) -> dict[str, Template]:
-    """The templates a plan needs, to be kept with it. Raises `InvalidPlan`: a circle, too deep, too many steps in all."""
+    """The templates a plan needs, to be kept with it. Raises `InvalidPlan`: a cycle, too deep, too many steps in
+    all.
+    """
     found: dict[str, Template] = {}
     total = _count([step.task for step in plan.steps], templates, found, (), max_depth)
     if total > MAX_STEPS:

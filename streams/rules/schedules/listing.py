@@ -1,6 +1,6 @@
-"""The schedules that lie on their topic, for those who only look. Pure.
+"""Lists the schedules on their topic. Pure.
 
-In: its records, partition by partition. Out: by id the newest valid ones, and why others are none.
+In: its records, partition by partition. Out: by id the newest valid schedules, and why others are invalid.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from streams.rules.source_record import MOVED_HEADER
 
 
 class Listing:
-    """`found`: by id, as they were written. `refused`: why the newest record of an id is none."""
+    """`found`: schedules by id. `refused`: why the newest record of an id is invalid."""
 
     def __init__(self) -> None:
         self.found: dict[str, dict[str, Any]] = {}
         self.refused: dict[str, str] = {}
 
     def add(self, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> None:
-        """The next record of a partition."""
+        """Add the next record of a partition."""
         if value is None and header(headers, MOVED_HEADER) is not None:
             return  # a worker's mark that the record before it was sent on to the partition of its id
         name = key_text(key, headers)

@@ -1,4 +1,4 @@
-"""Every record the role `schedules` writes: tasks whose time has come, and tombstones. Pure."""
+"""Every record that the role `schedules` writes: tasks whose time has come, and tombstones. Pure."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STATE = "schedule-state"
 
 
 class Due(NamedTuple):
-    """What the headers of a record on `scheduled` say: its task's id, and its time in epoch ms."""
+    """The headers of a record on `scheduled`: its task's id, and its time in epoch ms."""
 
     task_id: str
     not_before_ms: int
@@ -69,14 +69,14 @@ def read_due(headers: Iterable[tuple[str, bytes]]) -> Due:
 
 
 class ScheduleRecorder(Recorder):
-    """Builds the records of the role. `app_id` also names what it remembers on the state topic."""
+    """Builds the records of the role. `app_id` also prefixes its keys on the state topic."""
 
     def __init__(self, app_id: str, prefix: str, group: str) -> None:
         super().__init__(app_id=app_id, processor="schedules", prefix=prefix, group=group)
         self.app = app_id
 
     def released(self, record: SourceRecord, count: int, cancel_reason: str | None, now_ms: int) -> list[Output]:
-        """A waiting task goes on to dispatch, and waits no more. `count`: of partitions. Raises `Rejected`.
+        """The waiting task's record for dispatch. `count`: of partitions. Raises `Rejected`.
 
         `cancel_reason`: it was cancelled; dispatch ends it without a call.
         """
@@ -109,7 +109,7 @@ class ScheduleRecorder(Recorder):
         return Output("tasks", owner_key(task).encode(), dumps(task), headers)
 
     def fired(self, schedule_id: str, until_ms: int | None, partition: int, now_ms: int) -> Output:
-        """To be remembered: a schedule's times up to then are dealt with. None: there is no such schedule any more."""
+        """The state record: a schedule's times up to then are done. None: the schedule no longer exists."""
         key = f"{self.app}/fired/{schedule_id}".encode()
         if until_ms is None:
             return Output(STATE, key, None, partition=partition)
@@ -118,10 +118,10 @@ class ScheduleRecorder(Recorder):
         return Output(STATE, key, value, partition=partition)
 
     def schedule_forward(self, record: SourceRecord, partition: int, until_ms: int | None = None) -> list[Output]:
-        """A record of `schedules` to the partition that its id belongs to; where it lay it is marked as sent on.
+        """A record of `schedules` to the partition that its id belongs to; the old record is marked as forwarded.
 
-        Its new key is the plain id, without a schema's. `until_ms`: the schedule was active here, and its times up to then are
-        dealt with, epoch ms; None: it begins there.
+        Its new key is the plain id, without a schema id. `until_ms`: the schedule was active here, and its times up to
+        then are done, epoch ms; None: it begins there.
         """
         key = record.key
         headers = [h for h in record.headers if h[0] not in OWN_HEADERS]
@@ -136,7 +136,7 @@ class ScheduleRecorder(Recorder):
         ]
 
     def refused(self, record: SourceRecord, rejected: Rejected, now_ms: int) -> list[Output]:
-        """A record that is no waiting task: to the dead letters."""
+        """A dead letter for a record that is not a waiting task."""
         return [*self.dead_letter(record, rejected.stage, rejected.reason, now_ms), self.tombstone(record)]
 
     def tombstone(self, record: SourceRecord) -> Output:

@@ -1,7 +1,7 @@
-"""Tasks that wait for their time: when each is due and where its record lies, in the order of time. Pure.
+"""Tasks that wait for their time: when each is due and where its record is, in the order of time. Pure.
 
-In: a record's offset, its time and a hash of its task's id. Out: the offsets that are due. About 140 bytes a task: a million take
-140 MB, shared by all workers. The records stay on their topic.
+In: a record's offset, its time and a hash of its task's id. Out: the offsets that are due. About 140 bytes a task: a
+million take 140 MB, shared by all workers. The records stay on their topic.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ScheduledTasks:
         return len(self._by_hash)
 
     def add(self, due_ms: int, offset: int, task_hash: int) -> bool:
-        """False: a task of this hash waits already, and stays as it is."""
+        """Add a task. False: one with this hash waits already, and stays unchanged."""
         if task_hash in self._by_hash:
             return False
         entry = (due_ms << (_HASH_BITS + _OFFSET_BITS)) | (offset << _HASH_BITS) | task_hash
@@ -52,7 +52,7 @@ class ScheduledTasks:
         return True
 
     def offset_of(self, task_hash: int) -> int | None:
-        """Where the record of a waiting task lies."""
+        """The offset of a waiting task's record."""
         entry = self._by_hash.get(task_hash)
         return None if entry is None else _offset_of(entry)
 
@@ -62,7 +62,7 @@ class ScheduledTasks:
         return None if entry is None else _due_of(entry)
 
     def remove(self, task_hash: int) -> int | None:
-        """Forget a waiting task; where its record lies."""
+        """Remove a waiting task; returns its record's offset."""
         entry = self._by_hash.pop(task_hash, None)
         if entry is None:
             return None
@@ -73,20 +73,20 @@ class ScheduledTasks:
         return _offset_of(entry)
 
     def keep(self, wanted: Callable[[int], bool]) -> None:
-        """Forget the tasks whose records' offsets are not `wanted`."""
+        """Remove the tasks whose records' offsets are not `wanted`."""
         self._by_hash = {key: entry for key, entry in self._by_hash.items() if wanted(_offset_of(entry))}
         self._heap = list(self._by_hash.values())
         heapify(self._heap)
 
     @property
     def next_due_ms(self) -> int | None:
-        """The earliest time, epoch ms; None: nothing waits."""
+        """The earliest time, epoch ms; None without a task."""
         while self._heap and self._by_hash.get(self._heap[0] & _HASH_MASK) != self._heap[0]:
             heappop(self._heap)
         return _due_of(self._heap[0]) if self._heap else None
 
     def pop_due(self, now_ms: int, most: int) -> list[int]:
-        """The offsets of at most `most` tasks whose time has come, by time. They wait no more."""
+        """Remove and return the offsets of at most `most` tasks whose time has come, by time."""
         found: list[int] = []
         while len(found) < most and (due_ms := self.next_due_ms) is not None and due_ms <= now_ms:
             entry = heappop(self._heap)

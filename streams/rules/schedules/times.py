@@ -1,9 +1,9 @@
-"""The times of a schedule, and which of them are made up for after an outage. Pure: the clock is an argument.
+"""The times of a schedule, and which missed ones are made up for after an outage. Pure: the clock is an argument.
 
 In: a schedule. Out: its times, epoch milliseconds. Cron has five fields and the local time of the schedule's time zone:
 
-- A schedule at fixed hours and minutes keeps its local time. A time that does not exist (clocks go forward) moves to the first
-  minute that does; of a time that comes twice (clocks go back) the first one counts.
+- A schedule at fixed hours and minutes keeps its local time. A time that does not exist (clocks go forward) moves to
+  the first minute that does; of a time that comes twice (clocks go back) the first one counts.
 - A schedule whose minute or hour begins with `*` goes by elapsed time: nothing moves, and both passes of an hour count.
 """
 
@@ -44,9 +44,10 @@ def task_of(schedule: Schedule, at_ms: int) -> dict[str, object]:
 
 
 def next_time(schedule: Schedule, max_task_bytes: int | None = None) -> NextTime:
-    """The schedule's times; those before `startAt`, or at `endAt` and later, are left out. Raises `Rejected` naming the field.
+    """A function for the schedule's next time, without those before `startAt`, or at `endAt` and later. Raises
+    `Rejected` naming the field.
 
-    `max_task_bytes`: that a task may have as JSON; None: not known here, the worker checks it.
+    `max_task_bytes`: the largest task as JSON; None: unknown here, the worker checks it.
 
     >>> after = next_time(Schedule(id="s", every_ms=60_000, task={"type": "agent", "target": "a", "payload": 1}))
     >>> after(0), after(60_001)
@@ -67,7 +68,8 @@ def next_time(schedule: Schedule, max_task_bytes: int | None = None) -> NextTime
 
 
 def check_new(schedule: Schedule, now_ms: int) -> None:
-    """What a schedule is refused for when it is added, though one that lies on the topic may be so. Raises `Rejected`.
+    """Checks that apply only when a schedule is added; one that is on the topic already may violate them. Raises
+    `Rejected`.
 
     >>> check_new(Schedule(id="s", every_ms=60_000, end_at=1, task={"type": "agent", "target": "a", "payload": 1}), 0)
     Traceback (most recent call last):
@@ -81,7 +83,9 @@ def check_new(schedule: Schedule, now_ms: int) -> None:
 
 
 def _check_task(schedule: Schedule, max_task_bytes: int | None) -> None:
-    """The task of a time must be one that can be written and that dispatch accepts: its schedule is refused, not each task."""
+    """Check that each time's task can be written and will be accepted by dispatch. If not, the schedule is refused, not
+    each task.
+    """
     metadata = schedule.task.get("metadata")
     for name in MADE_BY_THE_SCHEDULE:
         if isinstance(metadata, dict) and metadata.get(name) is not None:
@@ -137,9 +141,10 @@ def _cron(text: str, zone: tzinfo) -> NextTime:
 
 
 def due_times(after: NextTime, since_ms: int, now_ms: int, catch_up: CatchUp) -> list[int]:
-    """The times to make use of now, ascending, all later than `since_ms`.
+    """The times to use now, ascending, all later than `since_ms`.
 
-    `skip`: those that are not missed. `one`: also the newest that is. `all`: also the newest `MAX_CATCH_UP` of them.
+    `skip`: those that were not missed. `one`: also the newest missed one. `all`: also the newest `MAX_CATCH_UP` missed
+    ones.
 
     >>> each_minute = lambda at_ms: at_ms + 60_000 - at_ms % 60_000
     >>> [len(due_times(each_minute, 0, 600_000, catch_up)) for catch_up in ("skip", "one", "all")]
@@ -151,7 +156,7 @@ def due_times(after: NextTime, since_ms: int, now_ms: int, catch_up: CatchUp) ->
 
 
 def _between(after: NextTime, since_ms: int, until_ms: int) -> list[int]:
-    """Later than one, not later than the other."""
+    """Later than one time, not later than the other."""
     found: list[int] = []
     at_ms = after(since_ms)
     while at_ms is not None and at_ms <= until_ms:
@@ -161,7 +166,9 @@ def _between(after: NextTime, since_ms: int, until_ms: int) -> list[int]:
 
 
 def _newest(after: NextTime, since_ms: int, until_ms: int, most: int) -> list[int]:
-    """The last `most` of them: looked for in a span before the end that is doubled, as an outage may have been long."""
+    """The last `most` of them, searched in a span before the end that is doubled, since an outage may have been
+    long.
+    """
     if most == 0 or since_ms >= until_ms:
         return []
     span_ms = most * LATE_MS

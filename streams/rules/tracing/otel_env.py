@@ -1,7 +1,7 @@
-"""Whether the environment asks for spans, and whether what it says can be used. Pure.
+"""Whether the environment enables tracing, and whether its variables are valid. Pure.
 
-In: the standard variables `OTEL_*`. Out: what to export and how, None for nothing, or `BadOtel` that names the variable. The SDK
-itself passes over much of what is wrong, or fails with a traceback; a worker should say it before it begins.
+In: the standard variables `OTEL_*`. Out: what to export and how, None for nothing, or `BadOtel` that names the
+variable. The SDK itself ignores many mistakes, or fails with a traceback; a worker should report them before it begins.
 """
 
 from __future__ import annotations
@@ -40,12 +40,14 @@ _COMPRESSIONS = ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_CO
 
 
 class BadOtel(Exception):
-    """A variable that cannot be used; the message names it."""
+    """An invalid variable; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """`exporters`: `otlp`, `console`; `protocol` of OTLP; `endpoint`: as it may be shown; `asked_by`: the variable that asks."""
+    """`exporters`: `otlp`, `console`; `protocol` of OTLP; `endpoint`: fit for display; `asked_by`: the variable that
+    enables tracing.
+    """
 
     exporters: tuple[str, ...]
     protocol: str

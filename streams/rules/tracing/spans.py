@@ -1,8 +1,9 @@
-"""What the spans of a worker are called, what they say and which ids they have; and what records carry of them. Pure.
+"""Names, attributes and ids of a worker's spans, and the headers of records. Pure.
 
-In: records, agents, ends of calls, plans. Out: names and attributes (OpenTelemetry's conventions for messaging and generative
-AI, which are drafts: all their names are here), ids, headers. A record's span has ids that follow from the record: whoever works
-on it again makes the same span. Spans never contain payloads or answers, nor a URL's query, user or password.
+In: records, agents, ends of calls, plans. Out: names and attributes (OpenTelemetry's conventions for messaging and
+generative AI, which are drafts: all their names are here), ids, headers. The ids of a record's span follow from the
+record: if it is processed again, it gets the same span. Spans never contain payloads or answers, nor a URL's query,
+user or password.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ MAX_TOKENS = 2**53
 
 
 class Ids(NamedTuple):
-    """A span's own ids, as OpenTelemetry has them: integers of 128 and 64 bits, never 0."""
+    """A span's ids, as in OpenTelemetry: integers of 128 and 64 bits, never 0."""
 
     trace_id: int
     span_id: int
 
 
 def drawn(parent: Trace | None, *facts: object) -> Ids:
-    """The ids of the span that these facts stand for: the same whenever and wherever it is made.
+    """The span ids derived from these facts: the same whenever and wherever they are derived.
 
     >>> given = trace_of([("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")])
     >>> hex(drawn(given, "tasks", 0, 1).trace_id)
@@ -66,7 +67,8 @@ def drawn(parent: Trace | None, *facts: object) -> Ids:
 
 
 def above(record: SourceRecord) -> Trace | None:
-    """The span that a record's own is below: ours, if the task came from another partition or was parked; else the user's.
+    """The parent of a record's own span: our span, if the task came from another partition or from `parked`; else the
+    user's.
 
     >>> mine, theirs = (b"00-0af7651916cd43dd8448eb211c80319c-%s-01" % (digit * 16) for digit in (b"1", b"2"))
     >>> headers = (("traceparent", theirs), ("parallax-span", mine))
@@ -83,7 +85,7 @@ def above(record: SourceRecord) -> Trace | None:
 
 
 def stamp(outputs: Iterable[Output], trace: Trace) -> None:
-    """Say on each record which span it belongs to, as its topic has it; smaller forms of it too.
+    """Put its span on each record, in the form of its topic; also on its smaller forms.
 
     >>> trace = Trace("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
     >>> outputs = [Output(topic, None, b"", [("traceparent", b"old")]) for topic in ("tasks", "parked", "data-points")]
@@ -107,7 +109,7 @@ def stamp(outputs: Iterable[Output], trace: Trace) -> None:
 
 
 def record_attributes(record: SourceRecord, topic: str, group: str) -> Attributes:
-    """Of the span `process {topic}`. `topic`: its full name."""
+    """Attributes of the span `process {topic}`. `topic`: its full name."""
     found: Attributes = {
         "messaging.system": "kafka",
         "messaging.operation.name": "process",
@@ -125,7 +127,7 @@ def record_attributes(record: SourceRecord, topic: str, group: str) -> Attribute
 
 
 def agent_attributes(agent: AgentRegistration) -> Attributes:
-    """Of every call to this agent."""
+    """Attributes of every call to this agent."""
     found: Attributes = {
         "gen_ai.operation.name": "invoke_agent",
         "gen_ai.provider.name": agent.transport,
@@ -153,7 +155,7 @@ def _server(endpoint: str) -> Attributes:
 
 
 def redacted(url: str) -> str:
-    """The same without user, password, query and fragment; what is no URL is not shown.
+    """The URL without user, password, query and fragment; empty if it is not a URL.
 
     >>> redacted("https://me:secret@[::1]:9/v1?key=secret#x"), redacted("http://[bad")
     ('https://[::1]:9/v1', '')
@@ -166,7 +168,8 @@ def redacted(url: str) -> str:
 
 
 def answer_attributes(provider: str, metadata: Mapping[str, Any]) -> Attributes:
-    """Which model answered and what it took, as the transport for chat completions tells; others' metadata are an agent's words.
+    """Which model answered and its usage, as reported by the transport for chat completions; the metadata of other
+    protocols are an agent's words.
 
     >>> answer = {"model": "m-1", "usage": {"inputTokens": 7, "outputTokens": 2, "totalTokens": 9}}
     >>> answer_attributes("openai", answer)
@@ -188,17 +191,17 @@ def answer_attributes(provider: str, metadata: Mapping[str, Any]) -> Attributes:
 
 
 def confidence_attributes(confidence: float, name: str = "confidence") -> Attributes:
-    """Of the event `gen_ai.evaluation.result`."""
+    """Attributes of the event `gen_ai.evaluation.result`."""
     return {"gen_ai.evaluation.name": name, "gen_ai.evaluation.score.value": confidence}
 
 
 def plan_name(plan: Blueprint, template: str | None) -> str:
-    """What a plan's span is called: few names, so that they can be grouped by; the id is an attribute."""
+    """The name of a plan's span: few different names, for grouping; the id is an attribute."""
     return f"invoke_workflow {(template or plan.kind)[:MAX_NAME]}"
 
 
 def plan_attributes(plan: Blueprint, template: str | None) -> Attributes:
-    """Of a plan's span. `template`: the local pattern that it is, if a task asked for it."""
+    """Attributes of a plan's span. `template`: the local pattern it runs, if a task asked for it."""
     return {
         "gen_ai.operation.name": "invoke_workflow",
         "gen_ai.workflow.name": (template or plan.kind)[:MAX_NAME],
@@ -209,9 +212,9 @@ def plan_attributes(plan: Blueprint, template: str | None) -> Attributes:
 
 
 class Ending(NamedTuple):
-    """What became of a record or a plan. `error`: of what kind, if it is no good end.
+    """How a record or a plan ended. `error`: its kind, if it failed.
 
-    `confidence`: one that no call below tells. `calls`: made of agents for it in all.
+    `confidence`: one that no call below has. `calls`: all calls to agents for it.
     """
 
     outcome: str
@@ -233,12 +236,12 @@ def ended_in(error: str, agent_id: str | None, calls: int | None) -> Ending:
 
 
 def rejection(stage: str) -> Ending:
-    """The end of a record that cannot be read as what it should be."""
+    """The end of a record that cannot be read."""
     return Ending("dead-lettered", "rejected", stage=stage)
 
 
 def plan_ending(status: str, error: Mapping[str, Any] | None, confidence: float | None) -> Ending:
-    """A plan's end, as its result says it.
+    """A plan's end, from its result.
 
     >>> plan_ending("failure", {"code": "http_5xx"}, None).error
     'http_5xx'
@@ -247,12 +250,12 @@ def plan_ending(status: str, error: Mapping[str, Any] | None, confidence: float 
 
 
 def is_error(ending: Ending) -> bool:
-    """Whether something went wrong: a requested cancel did not."""
+    """Whether it is an error; a requested cancel is none."""
     return ending.error is not None and ending.outcome != "cancelled"
 
 
 def ending_attributes(ending: Ending) -> Attributes:
-    """Of the span that ends so.
+    """Attributes of a span with this end.
 
     >>> ending_attributes(Ending("success", agent_id="a", calls=1))
     {'parallax.outcome': 'success', 'gen_ai.agent.id': 'a', 'parallax.calls': 1}

@@ -1,8 +1,9 @@
-"""W3C trace context from a record to what comes of it: a task's call, or a plan's steps, each with an id of its own. Pure.
+"""Carries W3C trace context from a record to its consequences: a task's call, or a plan's steps, each with its own id.
+Pure.
 
-In: the headers of the record. Out: those for the agent, or for a step's task. A step's id is drawn from the trace and the task's
-id: a record that is written again is the same record. No span is made here; the sender's `traceparent` decides what is recorded.
-A context that breaks the rules of W3C is none at all; a `tracestate` that does, or is too long, is left out.
+In: the headers of the record. Out: those for the agent, or for a step's task. A step's id is derived from the trace and
+the task's id: a record that is written again is the same record. No span is made here; the sender's `traceparent`
+decides what is recorded. An invalid context by W3C's rules is ignored; an invalid or too long `tracestate` is left out.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ Headers = Iterable[tuple[str, bytes | None]]
 
 
 class Trace(NamedTuple):
-    """What is passed on. `parent`: the `traceparent` as it was given; `state`: the `tracestate`, empty if there is none."""
+    """The context to pass on. `parent`: the given `traceparent`; `state`: the `tracestate`, empty without one."""
 
     parent: str
     state: str = ""
 
     def headers(self) -> list[tuple[str, bytes]]:
-        """As it was given, for a record that takes another's place and for the agent."""
+        """The given context, for a record that replaces another and for the agent."""
         found = [("traceparent", self.parent.encode())]
         return [*found, ("tracestate", self.state.encode())] if self.state else found
 
@@ -51,7 +52,7 @@ class Trace(NamedTuple):
 
 
 def trace_of(headers: Headers) -> Trace | None:
-    """The trace a record belongs to; None if it says none that is valid. Of several the last: instrumentation appends its own.
+    """The trace of a record; None without a valid one. Of several the last counts: instrumentation appends its own.
 
     >>> trace_of([("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"), ("tracestate", b"a=1")]).state
     'a=1'
@@ -78,7 +79,7 @@ def trace_of(headers: Headers) -> Trace | None:
 
 
 def restored(kept: Sequence[str] | None) -> Trace | None:
-    """A trace as it was remembered: its two parts.
+    """A trace from its two stored parts.
 
     >>> restored(["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "a=1"]).state, restored(None)
     ('a=1', None)

@@ -1,11 +1,12 @@
-"""What time it is in one partition's events, for series that get no points. Pure.
+"""The event time of one partition, for series without new points. Pure.
 
-Silence on the wire proves nothing: a recovery, a slow fetch and a frozen process look like a log that has ended. So the clock
-moves by positions only. A caller asks where the log ends, notes the wall clock before it asked, and reports how far points have
-been counted; once they are counted up to that end, everything written before the noted time is known, and time up to it has
-passed. From its newest point on a series' event time then runs as fast as that time, counted from when the point was read: an
-import of last week's points is not taken for agents that fell silent, however slowly it comes. Windows close sooner, by the wall
-clock, once nothing has come for a while: closing loses nothing, since a late point still finds its window.
+A pause in the stream proves nothing: a recovery, a slow fetch and a frozen process look like a log that has ended. So
+the clock advances by positions only. A caller asks where the log ends, notes the wall clock before asking, and reports
+how far points have been counted. Once they are counted up to that end, everything written before the noted time is
+known, and time up to it has passed. From its newest point on, a series' event time then advances as that time does,
+counted from when the point was read: an import of last week's points, however slow, does not look like agents that fell
+silent. After a while without points, windows close by the wall clock: this loses nothing, since a late point still
+finds its window.
 """
 
 from __future__ import annotations
@@ -40,17 +41,18 @@ class EventClock:
 
     @property
     def behind(self) -> bool:
-        """True while points are not counted that were in the log when its end was last asked for."""
+        """Whether points are not counted yet that were in the log when its end was last read."""
         return self._asked_ms > 0
 
     def observe_end(self, end: int, asked_ms: int) -> None:
-        """The log ended at `end` at some time after `asked_ms`. An older end that is not reached yet is kept: under a steady
-        load a newer one would never be reached. One that lies beyond the log's new end never will be."""
+        """The log ended at `end` at some time after `asked_ms`. An older end that is not reached yet is kept, since
+        under a steady load a newer one would never be reached; but not one beyond the log's new end.
+        """
         if not self.behind or end < self._end:
             self._end, self._asked_ms = end, asked_ms
 
     def advance(self, position: int) -> None:
-        """Every point before `position` is counted."""
+        """All points before `position` are counted."""
         if self.behind and position >= self._end:
             self.caught_up_ms = max(self.caught_up_ms, self._asked_ms)
             self._asked_ms = 0
@@ -75,14 +77,13 @@ class EventClock:
         return min(self.caught_up_ms, watermark_ms + self.idle_ms(arrived_ms))
 
     def closing_ms(self, watermark_ms: int, arrived_ms: int) -> int:
-        """The time by which a series' windows close; as `time_ms`, and the wall clock's once nothing has come for a while."""
+        """The time by which a series' windows close: `time_ms`, or the wall clock after a while without points."""
         if self.idle_ms(self.arrived_ms) >= PARTITION_SETTLED_MS or self.idle_ms(arrived_ms) >= SERIES_SETTLED_MS:
             return self.caught_up_ms
         return self.time_ms(watermark_ms, arrived_ms)
 
     def lag_s(self, now_ms: int) -> float:
-        """How far the events that are counted lie behind the wall clock, seconds; 0 before the first one, and when all are
-        counted.
+        """How far counted events are behind the wall clock, seconds; 0 before the first one, and when all are counted.
 
         >>> clock = EventClock()
         >>> clock.observe_event(895_000); clock.observe_end(10, asked_ms=899_000)

@@ -1,7 +1,7 @@
-"""Is the log that lies there the one that was counted, and if not, where does the part begin that was not counted? Pure.
+"""Whether the present log is the one that was counted, and if not, where its uncounted part begins. Pure.
 
-In: the offsets and record times of the last records that series counted, and what lies at those offsets now. Two cases besides
-the common one: a topic that was made anew has other records at these offsets, or none; a log that was restored from a copy, or
+In: the offsets and record times of the last counted records, and what is at those offsets now. Two cases besides the
+common one: a recreated topic has other records at these offsets, or none; a log that was restored from a copy, or
 truncated, has the same records up to some offset, and others after it.
 """
 
@@ -14,14 +14,14 @@ MOST_CHECKS = 12
 
 
 class Mark(NamedTuple):
-    """A record that was counted: its offset on the broker and its time, epoch ms (-1: not known)."""
+    """A counted record: its offset on the broker and its time, epoch ms (-1: unknown)."""
 
     offset: int
     stamp_ms: int
 
 
 def checked_marks(marks: Sequence[Mark], begin: int, end: int) -> list[Mark]:
-    """The marks worth reading in a log of [begin, end), newest first; the first that is still the same decides."""
+    """The marks to check in a log of [begin, end), newest first; the first that is unchanged decides."""
     inside = sorted({mark for mark in marks if begin <= mark.offset < end and mark.stamp_ms >= 0}, reverse=True)
     if max(marks).offset < begin:
         return []  # retention has taken what was counted
@@ -31,9 +31,9 @@ def checked_marks(marks: Sequence[Mark], begin: int, end: int) -> list[Mark]:
 def resume_at(
     marks: Sequence[Mark], found: Mapping[int, int | None], begin: int, end: int, later: int | None
 ) -> int | None:
-    """The offset at which to go on reading; None: the log is the one that was counted.
+    """The offset at which to resume; None: the log is the one that was counted.
 
-    `found`: offset -> record time, for `checked_marks`; `later`: the first record that is newer than all that were counted.
+    `found`: offset -> record time, for `checked_marks`; `later`: the first record that is newer than all counted ones.
 
     >>> resume_at([Mark(9, 700)], {9: 700}, 0, 20, None) is None
     True

@@ -1,7 +1,7 @@
-"""What some points of a window say and others do not: wait, tokens, cost. Exact and mergeable, as `moments.py`. Pure.
+"""Measures that only some points of a window have: wait, tokens, cost. Exact and mergeable, like `moments.py`. Pure.
 
-In: data points. Out: per measure the number of points that have it, their sum, mean and 95th percentile. Sums are integers scaled
-by 2^52; quantiles come from the histogram of execution times, in which costs are counted in millionths.
+In: data points. Out: per measure the number of points that have it, their sum, mean and 95th percentile. Sums are
+integers scaled by 2^52; quantiles come from the histogram of execution times, in which costs are counted in millionths.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Held = dict[str, list[Any]]
 
 
 def readings(point: ConfidenceDataPoint) -> list[Reading]:
-    """What a point says beside confidence, success and execution time."""
+    """A point's measures beside confidence, success and execution time."""
     found: list[Reading] = []
     if point.wait_time is not None:
         found.append(_reading("waitTime", point.wait_time))
@@ -49,7 +49,7 @@ def bucket_of(name: str, value: float) -> int:
 
 
 def value_of(name: str, bucket: int) -> float:
-    """The value a bucket stands for, within 1 %.
+    """The value of a bucket, within 1 %.
 
     >>> abs(value_of("cost", bucket_of("cost", 0.003)) / 0.003 - 1) <= 0.01
     True

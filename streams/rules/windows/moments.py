@@ -1,9 +1,10 @@
-"""What a window knows of its points: exact, mergeable, the same whatever the order. Pure.
+"""The statistics of a window: exact, mergeable, independent of the order of points. Pure.
 
-In: samples (a data point's numbers, prepared once). Out: counts, mean, variance, quantiles, Brier score, calibration error,
-and of what only some points say (`measures.py`) count, sum, mean and a quantile.
-Sums are integers, scaled by 2^52, so adding commutes bit for bit and a merge of parts equals
-one pass. (Welford's and Chan's updates are stable but depend on the order in their last bits.)
+In: samples (a data point's numbers, prepared once). Out: counts, mean, variance, quantiles, Brier score, calibration
+error, and for the measures of some points (`measures.py`) count, sum, mean and a quantile.
+
+Sums are integers, scaled by 2^52, so adding commutes bit for bit and a merge of parts equals one pass. (Welford's and
+Chan's updates are stable but depend on the order in their last bits.)
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ MAX_TIME_MS = sketch.MAX_TIME_MS
 
 
 class Sample:
-    """The numbers of one data point, scaled and placed once for all windows it enters."""
+    """The numbers of one data point, scaled and binned once for all its windows."""
 
     __slots__ = ("bin", "confidence", "fixed", "hist_bin", "measures", "square", "success", "time_bucket", "time_fixed")
 

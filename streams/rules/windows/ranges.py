@@ -1,8 +1,8 @@
 """Which windows answer for a range of time: the coarsest that fit. Pure.
 
-In: the range, and from when on windows of each interval are kept. Out: windows that tile the range without gap or overlap: days
-where whole days lie in it, hours and minutes at its edges. Where the finer windows are gone the range grows outwards to the edges
-of the coarser; what was really covered follows from the tiles.
+In: the range, and from when on windows of each interval are kept. Out: windows that tile the range without gap or
+overlap: days inside, hours and minutes at its edges. Where finer windows are no longer kept, the range grows outwards
+to the edges of coarser ones; the tiles show what is covered.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def tiles(begin_ms: int, end_ms: int, floors: Mapping[Interval, int]) -> list[Wi
 
 
 def _coarsest(at: int, end_ms: int, floors: Mapping[Interval, int]) -> Interval:
-    """The largest window that starts here and ends in the range; a larger one if the smaller is gone."""
+    """The largest window that starts here and ends in the range; a larger one if the smaller is no longer kept."""
     for place, interval in enumerate(COARSEST_FIRST[:-1]):
         finer = COARSEST_FIRST[place + 1]
         if at % SIZES_MS[interval] == 0 and (at + SIZES_MS[interval] <= end_ms or at < floors[finer]):
@@ -50,7 +50,7 @@ def _coarsest(at: int, end_ms: int, floors: Mapping[Interval, int]) -> Interval:
 
 
 def covered(found: list[WindowId]) -> tuple[int, int]:
-    """From when to when the tiles reach; (0, 0) without any."""
+    """Begin and end of the tiles; (0, 0) without any."""
     if not found:
         return 0, 0
     interval, last = found[-1]

@@ -1,7 +1,9 @@
-"""One series (agent, pattern, task type) on one source partition: its windows, its detectors, the last offset applied. Pure.
+"""One series (agent, pattern, task type) on one source partition: its windows, its detectors, the last offset applied.
+Pure.
 
-In: data points with their offsets, ascending. Out, in the points' order and whatever the batches: windows touched, anomalies.
-A point whose offset was applied before is ignored, so a replay changes nothing. Late points enter windows, never the detectors.
+In: data points with their offsets, ascending. Out, in the points' order and independent of batches: changed windows,
+anomalies. A point whose offset was applied before is ignored, so a replay changes nothing. Late points enter windows,
+never the detectors.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ Judged = Literal["", "points", "feedback"]
 
 
 class Series:
-    """All that is known of one series. `detectors` is None when detection is off."""
+    """The state of one series. `detectors` is None when detection is off."""
 
     __slots__ = (
         "anomalies",
@@ -99,7 +101,7 @@ class Series:
         return True
 
     def _outcome(self, point: ConfidenceDataPoint) -> None:
-        """A point's own success counts for the calibration once it is known to be about answers.
+        """A point's own success counts for the calibration once it is known to judge answers.
 
         Dispatch counts every answer as a success and gives every failure a confidence of 0: that calibrates nothing.
         """
@@ -114,7 +116,7 @@ class Series:
             self.calibration.fade()
 
     def _judge(self, point: ConfidenceDataPoint, sample: Sample, archived: Callable[[WindowId], Window | None]) -> None:
-        """How a task really turned out: from the first verdict on, only verdicts count for the calibration."""
+        """Add a task's true outcome: from the first such outcome on, only these count for the calibration."""
         task_id = point.task_id or ""
         first = self.verdicts.first(task_id)
         change = self.verdicts.change(task_id, point.success)
@@ -144,14 +146,16 @@ class Series:
         self.silence.observe(at.time_ms, detectors.limits.silent_after_ms)
 
     def silent_ms(self) -> int:
-        """From when on this series' silence is remarkable, epoch ms; -1: never, or it has been reported."""
+        """From when on this series' silence is unusual, epoch ms; -1: never, or it has been reported."""
         detectors = self.detectors
         if detectors is None or "silent" in detectors.alarms.firing:
             return -1
         return self.silence.due_ms(detectors.limits.silent_after_ms)
 
     def fall_silent(self) -> None:
-        """The caller's clock has passed `silent_ms`, and no other series of the agent has spoken since this one did."""
+        """The caller's clock has passed `silent_ms`, and no other series of the agent had a point since this one
+        did.
+        """
         detectors, pace = self.detectors, self.silence
         since = self.silent_ms()
         if detectors is None or since < 0:
@@ -168,16 +172,16 @@ class Series:
         )
 
     def close_due(self, now_ms: int) -> bool:
-        """Close the windows whose time is over by this clock; True if there were any."""
+        """Close the windows that have ended by this clock; True if there were any."""
         if now_ms < self.windows.due_ms:
             return False
         self.windows.close_due(now_ms)
         return True
 
     def evaluate_idle(self, now_ms: int) -> bool:
-        """Evaluate the points since the last check boundary though no later one has come; True if there were any.
+        """Evaluate the points since the last check boundary although no later one has come; True if there were any.
 
-        For a series that is idle: the interval's points are all there, and are looked at as the next one would.
+        For an idle series: all points of the interval are there, and are evaluated as the next point would cause.
         """
         detectors = self.detectors
         due = -1 if detectors is None else detectors.due_ms()
@@ -187,7 +191,7 @@ class Series:
         return True
 
     def group(self, begin: int, at: Moment, siblings: Sequence[Sibling]) -> None:
-        """Publish what came at this point, `anomalies[begin:]`, as the pattern's or the agent's, or keep it back."""
+        """Publish what came at this point, `anomalies[begin:]`, as the pattern's or the agent's, or hold it back."""
         if self.detectors is None:
             return
         mine = self.detectors.alarms
@@ -199,7 +203,7 @@ class Series:
 
     @property
     def grouping(self) -> bool:
-        """True when a point without a transition may still bring one: something is kept back."""
+        """Whether a point without a transition may still cause one: something is held back."""
         return self.detectors is not None and any(e.scope == "hidden" for e in self.detectors.alarms.firing.values())
 
     def to_json(self) -> list[Any]:

@@ -1,8 +1,8 @@
-"""Does confidence rise or fall: a straight line through the means of windows, and how sure that is. Pure.
+"""Whether confidence rises or falls: a straight line through the means of windows, with its standard error. Pure.
 
-In: windows' start, count, mean and variance. Out: slope per hour and its standard error. Each window weighs as much as it has
-points; the error is the larger of what the means scatter around the line and what the points scatter within the windows.
-Windows of several series that begin together count as one: how far the series lie apart is scatter within it.
+In: windows' start, count, mean and variance. Out: slope per hour and its standard error. Each window is weighted by its
+points; the error is the larger of the means' scatter around the line and the points' scatter within the windows.
+Windows of several series that begin together count as one: differences between the series are scatter within it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Mean:
 
 
 class Means:
-    """Windows of many series, laid together.
+    """Windows of many series, combined.
 
     >>> both = Means()
     >>> both.add("hour", 0, 1, 0.25, 0.0)
@@ -60,7 +60,7 @@ class Means:
                 self._add(interval, start, *row)
 
     def finest(self) -> list[Mean]:
-        """Those of the finest interval that any of the series answered in: the coarser would hide what the others have."""
+        """Those of the finest interval that any of the series has: coarser ones would hide its details."""
         rows = next((self._sums[interval] for interval in INTERVALS if interval in self._sums), {})
         return [
             Mean(start, int(count), total / count, round(max(squares / count - (total / count) ** 2, 0.0), 15))

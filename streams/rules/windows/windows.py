@@ -1,11 +1,13 @@
 """Event-time windows of one series: minute, hour and day, each with its own grace and retention. Pure.
 
 In: samples with their time. Out: which windows changed, which closed, which points came too late for their window.
-A point is added to its minute, its hour and its day at once (one prepared sample, three additions): that is exact because
-the sums are integers, costs less than merging minutes later, and a late point reaches every window that is still kept.
-The watermark is the largest event time seen; a window closes when the watermark, or the caller's clock, passes its end + grace.
-What is kept follows from the watermark, and only once a series has been idle for as long as an interval is kept from the clock: a
-point is counted or too late whatever the batches, restarts and pauses before it.
+
+A point is added to its minute, its hour and its day at once (one prepared sample, three additions). That is exact
+because the sums are integers, costs less than merging minutes later, and a late point reaches every window that is
+still kept. The watermark is the largest event time seen; a window closes when the watermark, or the caller's clock,
+passes its end + grace. The watermark decides which windows are kept, and the clock only once a series has been idle for
+as long as an interval is kept: whether a point counts or is too late does not depend on batches, restarts and pauses
+before it.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ WindowId = tuple[Interval, int]
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """How one interval is kept: length, how long it waits for stragglers, how many windows are retained."""
+    """How one interval is kept: length, grace for late points, number of windows retained."""
 
     size_ms: int
     grace_ms: int
@@ -100,7 +102,8 @@ def start_of(time_ms: int, interval: Interval) -> int:
 class Windows:
     """The open windows of one series and the rules by which they close and expire.
 
-    `apply` and `close_due` put what must be written into `touched` (open or closed) and `expired`; the caller empties them.
+    `apply` and `close_due` put windows to be written into `touched` (open or closed) and `expired`; the caller empties
+    them.
     """
 
     __slots__ = ("dropped", "due_ms", "floors", "open", "spans", "touched", "watermark_ms")
@@ -115,7 +118,7 @@ class Windows:
         self.touched: dict[WindowId, Window] = {}
 
     def floor(self, interval: Interval) -> int:
-        """Windows that start before this are gone: only the last `keep` up to the watermark are kept."""
+        """Windows that start before this are dropped: only the last `keep` up to the watermark are kept."""
         span = self.spans[interval]
         return max(self.floors[interval], start_of(self.watermark_ms, interval) - (span.keep - 1) * span.size_ms)
 
@@ -127,9 +130,9 @@ class Windows:
         return max(self.floor(interval), start_of(now_ms, interval) - (span.keep - 1) * span.size_ms)
 
     def apply(self, time_ms: int, sample: Sample, offset: int, archived: Callable[[WindowId], Window | None]) -> bool:
-        """Count one point; True if it was late (behind the minute's grace).
+        """Count one point; True if it was late (past the minute's grace).
 
-        `archived` gives a closed window that is no longer in memory, or None when there is none.
+        `archived` returns a closed window that is no longer in memory, or None without one.
         """
         late = time_ms < self.watermark_ms - self.spans[FINEST].grace_ms
         if time_ms > self.watermark_ms:
@@ -224,7 +227,7 @@ class Windows:
 
 
 def aggregate(agent_id: str, pattern_name: str, task_type: str, key: WindowId, window: Window) -> dict[str, Any]:
-    """The record of one window that has at least one point: an `Aggregate` as JSON, a plain dict since many are written."""
+    """The record of a window with at least one point: an `Aggregate` as JSON, a plain dict since many are written."""
     moments = window.moments
     interval, start = key
     count = moments.count
