@@ -63,8 +63,8 @@ class ReliabilityBin(Message):
 
 
 class AgentCalibration(Message):
-    """An agent's stated confidence compared with known outcomes. `table`: calibrated confidence at the stated 0, 0.05,
-    ... 1.
+    """An agent's stated confidence compared with known outcomes. `table`: calibrated confidence at the
+    stated 0, 0.05, ... 1.
 
     `gap`: mean confidence less success rate (positive: overconfident) with its 95 % interval; `calibration_error`: root
     mean square over the bins, less what chance alone would show.
