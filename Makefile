@@ -65,7 +65,7 @@ test: setup ## Test all that needs no Java: rules, contracts, pipelines on the e
 .PHONY: test-kafka
 test-kafka: setup ## Test on real Apache Kafka (needs Java 17 and Maven; KAFKA_TESTS=FILE...: only these)
 	$(BIN)/python -m tests.support.kafka fetch
-	$(BIN)/pytest -q -n 2 --dist loadfile --durations 15 -m "kafka and not chaos and not deploy" $(KAFKA_TESTS)
+	$(BIN)/pytest -q -n 3 --dist loadfile --durations 15 -m "kafka and not chaos and not deploy" $(KAFKA_TESTS)
 
 KAFKA_VERSIONS ?= 3.6.2 3.9.1 4.1.1 4.4.0
 .PHONY: test-kafka-versions

@@ -68,7 +68,6 @@ class CallerFactory:
         self._rng = rng
         self._worth = worth
         self._retry = RetryConfig(
-            max_retries=retry.max_retries,
             initial_delay_s=retry.initial_delay / 1000,
             multiplier=retry.backoff_multiplier,
             max_delay_s=retry.max_delay / 1000,

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
@@ -27,7 +27,6 @@ from streams.engine.broker_clock import wall_ms
 from streams.engine.commit import CommitFailed, Committer
 from streams.engine.config import EngineConfig
 from streams.engine.expired_records import ExpiredRecords, Recorded
-from streams.engine.faults import describe_error, is_transient, unauthorized
 from streams.engine.feed import Feed
 from streams.engine.growth_watch import GrowthWatch
 from streams.engine.handler import Handler
@@ -35,16 +34,15 @@ from streams.engine.inherited_state import InheritedState
 from streams.engine.instance_name import is_taken
 from streams.engine.kept_offsets import KeptOffsets
 from streams.engine.lease import Lease
+from streams.engine.partition_opener import Heads, PartitionOpener
 from streams.engine.partition_processor import PartitionProcessor
 from streams.engine.position_resets import watch_resets
 from streams.engine.state_reader import PartitionReader, StateReader
 from streams.rules.engine.record_ages import RecordAges
 from streams.rules.engine.start_offsets import KeptOffset
-from streams.rules.engine.starts import Losses, OpeningTries
+from streams.rules.engine.starts import Losses
 
 log = structlog.get_logger(__name__)
-
-CURRENT_RECHECK_S = 0.05
 
 H = TypeVar("H", bound=Handler)
 """What works on the records of one partition."""
@@ -55,7 +53,7 @@ class _Start:
     """A partition that is ready and waits for the fetch loop to admit it."""
 
     processor: PartitionProcessor
-    heads: dict[str, int] = field(default_factory=dict)
+    heads: Heads
 
 
 class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # aiokafka ships no types
@@ -93,10 +91,7 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
         self.lease = Lease(config.session_timeout_s, self._replaced)
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._connect = connect
-        self._make_committer = make_committer
-        self._make_handler = make_handler
         self._on_assigned = on_assigned
-        self._before_open = before_open
         self._names = {full_name(source, config.prefix): source for source in config.sources}
         self.wall_ms = wall_ms
         self.ages: RecordAges[TopicPartition] = RecordAges()
@@ -107,18 +102,32 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
         self._owned: set[int] = set()
         self._losses = Losses()
         self._known: dict[int, dict[str, KeptOffset]] = {}
-        self._kept: KeptOffsets | None = None
-        self._state: InheritedState | None = None
-        if config.state is not None:
-            self._kept = KeptOffsets(config.group, config.state, wall_ms)
-            make_reader = make_reader or partial(StateReader, exact_ends=config.exact_ends)
-            reader = make_reader(config.options, full_name(config.state, config.prefix))
-            self._state = InheritedState(config=config, state=config.state, reader=reader, kept=self._kept)
         self._room = asyncio.Event()
         self._releasing = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
         self._stopping = self._renewing = False
         self._growth = GrowthWatch(list(self._names), config.assignor)
+        kept = inherited = None
+        if config.state is not None:
+            kept = KeptOffsets(config.group, config.state, wall_ms)
+            make_reader = make_reader or partial(StateReader, exact_ends=config.exact_ends)
+            reader = make_reader(config.options, full_name(config.state, config.prefix))
+            inherited = InheritedState(config=config, state=config.state, reader=reader, kept=kept)
+        self._opener = PartitionOpener(
+            config=config,
+            names=self._names,
+            consumer=lambda: self.consumer,
+            partition_count=lambda: self.partition_count,
+            is_current=lambda: self.is_current(),
+            make_committer=make_committer,
+            make_handler=make_handler,
+            before_open=before_open,
+            on_room=lambda processor: self._room.set(),
+            on_lost=self._restart,
+            kept=kept,
+            inherited=inherited,
+            expired=self.expired,
+        )
         self._consumer: AIOKafkaConsumer | None = None
         self._loop_task: asyncio.Task[None] | None = None
 
@@ -289,79 +298,14 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
         """Read what is committed and hand over to the fetch loop; repeated until it works or the partition is
         revoked.
         """
-        opening = OpeningTries(pause_s)
-        last: BaseException = KafkaError()
-        while not opening.is_hopeless():
-            await asyncio.sleep(opening.pause_s)
-            await self._current()
-            processor = self._new_processor(number)
-            try:
-                await processor.committer.start()
-                known = self._known.get(number, {})
-                with processor.committer.opening():
-                    heads, state = await group.find_start_offsets(
-                        self.config, self.consumer, processor, partial(self._remembered, processor), known
-                    )
-                if self._before_open is not None:
-                    await self._before_open()
-                processor.open(heads, self._make_handler(processor, state))
-            except (KafkaError, TimeoutError) as error:
-                opening.failed(transient=is_transient(error), unauthorized=bool(unauthorized(error)))
-                tell = log.warning if opening.is_news else log.debug
-                tell(
-                    "partition could not be opened; trying again",
-                    partition=number,
-                    tries=opening.tries,
-                    error=describe_error(error),
-                )
-                await processor.close()
-                last = error
-                continue
-            except asyncio.CancelledError:
-                await processor.close()
-                raise
-            except Exception as error:  # our own fault, or aiokafka's: nobody would come back to this partition
-                log.exception("unexpected error while opening a partition", partition=number)
-                await processor.close()
-                opening.broke()
-                if opening.is_hopeless():
-                    self._fail(error)
-                    return
-                continue
-            self._starting.pop(number, None)
-            self._started.append(_Start(processor, {source: processor.ledgers[source].head for source in heads}))
-            self._room.set()
+        try:
+            processor, heads = await self._opener.open(number, pause_s, lambda: self._known.get(number, {}))
+        except Exception as error:
+            self._fail(error)
             return
-        self._fail(
-            RuntimeError(f"partition {number} could not be opened in {opening.tries} tries: {describe_error(last)}")
-        )
-
-    async def _current(self) -> None:
-        """Wait until the coordinator has confirmed this worker as a member. A worker that wakes from a freeze while it
-        opens a partition must not fence the partition's present owner. If it is no member, its partitions are revoked
-        meanwhile.
-        """
-        while not self.is_current():  # noqa: ASYNC110 - heartbeats renew the lease, at long intervals
-            await asyncio.sleep(CURRENT_RECHECK_S)
-
-    async def _remembered(self, processor: PartitionProcessor) -> list[bytes]:
-        """The newest value of each key that earlier owners wrote, or of the partition from which this one took over."""
-        if self._state is None:
-            return []
-        found = await self._state.read(processor.number, self.partition_count, self.consumer)
-        processor.remember(found.counts, found.is_new, found.inherited)
-        return found.values
-
-    def _new_processor(self, number: int) -> PartitionProcessor:
-        return PartitionProcessor(
-            number,
-            self._make_committer(number, self.consumer),
-            {source: TopicPartition(name, number) for name, source in self._names.items()},
-            on_room=lambda processor: self._room.set(),
-            on_lost=self._restart,
-            kept=self._kept,
-            expired=self.expired,
-        )
+        self._starting.pop(number, None)
+        self._started.append(_Start(processor, heads))
+        self._room.set()
 
     def _restart(self, processor: PartitionProcessor, error: CommitFailed) -> None:
         """A partition was fenced or lost its position: open it again from what is committed, unless it is no longer

@@ -114,10 +114,12 @@ class Pipeline:
 
     async def add(self, *agents: Any) -> None:
         """Start and register agents; returns when the worker knows them, also if it knew one with that id before."""
-        endpoints = {}
+        endpoints = dict[str, str]()
         for agent in agents:
             data = await self._started(agent)
             agent_id, endpoint = data.pop("id"), data.pop("endpoint")
+            if agent_id in endpoints:
+                raise ValueError(f"agents: two of them have the id {agent_id!r}")
             await self.client.agents.add(agent_id, endpoint, **data)
             endpoints[agent_id] = endpoint
         await self._known(set(endpoints), endpoints)

@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--bootstrap")
     options = parser.parse_args()
     with ExitStack() as stack:
-        bootstrap = options.bootstrap or stack.enter_context(KafkaCluster(brokers=1)).bootstrap_servers
+        bootstrap = options.bootstrap or stack.enter_context(KafkaCluster(brokers=1, measured=True)).bootstrap_servers
         _, endpoint = stack.enter_context(instant_agent())
         bench, load = Bench(bootstrap, endpoint), Load(options.tasks, key="random")
         prefix = bench.prepare(load)

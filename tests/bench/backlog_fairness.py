@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     with ExitStack() as stack:
-        bootstrap = stack.enter_context(KafkaCluster(brokers=1)).bootstrap_servers
+        bootstrap = stack.enter_context(KafkaCluster(brokers=1, measured=True)).bootstrap_servers
         run(bootstrap, "warm", 1000, sick=False)  # a broker that has just started is slow at everything
         kinds = ("W", "S") * options.rounds
         runs = [run(bootstrap, f"{kind}{n // 2 + 1}", options.tasks, kind == "S") for n, kind in enumerate(kinds)]

@@ -84,7 +84,7 @@ def main() -> int:
     where = machine()
     measured: dict[str, list[float]] = defaultdict(list)
     with ExitStack() as stack:
-        bootstrap = options.bootstrap or stack.enter_context(KafkaCluster(brokers=1)).bootstrap_servers
+        bootstrap = options.bootstrap or stack.enter_context(KafkaCluster(brokers=1, measured=True)).bootstrap_servers
         _, endpoint = stack.enter_context(instant_agent())
         bench = Bench(bootstrap, endpoint)
         for number in range(options.rounds):

@@ -103,7 +103,7 @@ def main() -> None:
     if options.answer:
         asyncio.run(answer_all(options.bootstrap_servers, prefix))
         return
-    cluster = None if options.bootstrap_servers else KafkaCluster(brokers=1).start()
+    cluster = None if options.bootstrap_servers else KafkaCluster(brokers=1, measured=True).start()
     servers = options.bootstrap_servers or (cluster.bootstrap_servers if cluster else "")
     command = [sys.executable, "-m", "tests.bench.client", "--answer", prefix, "--bootstrap-servers", servers]
     child = None

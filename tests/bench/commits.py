@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--bootstrap")
     options = parser.parse_args()
     with ExitStack() as stack:
-        bootstrap = options.bootstrap or stack.enter_context(KafkaCluster(brokers=1)).bootstrap_servers
+        bootstrap = options.bootstrap or stack.enter_context(KafkaCluster(brokers=1, measured=True)).bootstrap_servers
         kinds = uvloop.run(run(bootstrap, options.rounds))
     table = Table(title="a commit of four outputs and an offset (the last: of eight partitions)")
     for column in ("", "p50 ms", "p99 ms", "CPU us", "turns"):

@@ -234,7 +234,7 @@ def main() -> None:
     options = parser.parse_args()
     console = Console(width=130)
     with ExitStack() as stack:
-        bootstrap = options.bootstrap or stack.enter_context(KafkaCluster(brokers=1)).bootstrap_servers
+        bootstrap = options.bootstrap or stack.enter_context(KafkaCluster(brokers=1, measured=True)).bootstrap_servers
         bench = Bench(bootstrap, options)
         seconds, options.seconds = options.seconds, WARM_RUN_S
         bench.run("warm", sick=False)  # a broker that has just started is slow at everything

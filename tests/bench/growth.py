@@ -103,7 +103,7 @@ def main() -> None:
     where = machine()
     cells: list[list[str]] = []
     with ExitStack() as stack:
-        bootstrap = options.bootstrap or stack.enter_context(KafkaCluster(brokers=1)).bootstrap_servers
+        bootstrap = options.bootstrap or stack.enter_context(KafkaCluster(brokers=1, measured=True)).bootstrap_servers
         _, endpoint = stack.enter_context(instant_agent())
         bench = Bench(bootstrap, endpoint)
         bases = [measure(bench, BASE, base)]

@@ -36,7 +36,7 @@ def main() -> None:
         given.calls = hard - SPARE_FILES
         print(f"this machine allows {hard} open files a process: {given.calls} calls at once")
     with ExitStack() as stack:
-        kafka = stack.enter_context(KafkaCluster(brokers=1))
+        kafka = stack.enter_context(KafkaCluster(brokers=1, measured=True))
         endpoints = [
             stack.enter_context(instant_agent("--delay-ms", str(int(given.seconds * 1000))))[1]
             for _ in range(given.agents)

@@ -240,7 +240,7 @@ def main() -> None:
     with ExitStack() as stack:
         broker_pid = None
         if (bootstrap := options.bootstrap) is None:
-            cluster = stack.enter_context(KafkaCluster(brokers=1))
+            cluster = stack.enter_context(KafkaCluster(brokers=1, measured=True))
             bootstrap, broker_pid = cluster.bootstrap_servers, cluster.pid(0)
         _, endpoint = stack.enter_context(instant_agent())
         bench = Bench(bootstrap, endpoint, broker_pid, options.seconds)

@@ -41,7 +41,7 @@ def main() -> None:
     options = parser.parse_args()
     prefix = f"bench{time.time_ns() // 1_000_000}."
     with ExitStack() as stack:
-        broker = stack.enter_context(KafkaCluster(brokers=1)).bootstrap_servers
+        broker = stack.enter_context(KafkaCluster(brokers=1, measured=True)).bootstrap_servers
         apply_topics(broker, prefix)
         _, endpoint = stack.enter_context(instant_agent())
         register(broker, prefix, *({"id": f"a{n}", "endpoint": endpoint, "limits": LIMITS} for n in range(AGENTS)))

@@ -96,7 +96,7 @@ def main() -> None:
     arguments = parser.parse_args()
     quiet_logs()
     with contextlib.ExitStack() as stack:
-        bootstrap = arguments.bootstrap or stack.enter_context(KafkaCluster(brokers=1)).bootstrap_servers
+        bootstrap = arguments.bootstrap or stack.enter_context(KafkaCluster(brokers=1, measured=True)).bootstrap_servers
         asyncio.run(_all(bootstrap, arguments))
 
 

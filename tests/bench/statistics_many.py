@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--bootstrap")
     options = parser.parse_args()
     with ExitStack() as stack:
-        bootstrap = options.bootstrap or stack.enter_context(KafkaCluster(brokers=1)).bootstrap_servers
+        bootstrap = options.bootstrap or stack.enter_context(KafkaCluster(brokers=1, measured=True)).bootstrap_servers
         run(bootstrap, options.agents, options.windows, options.queries, options.load)
 
 

@@ -111,7 +111,7 @@ def main() -> None:
         parser.error(f"--peers: unknown {', '.join(sorted(unknown))}; known: {', '.join(PEERS)}")
     where = machine()
     with ExitStack() as stack:
-        bootstrap = options.bootstrap or stack.enter_context(KafkaCluster(brokers=1)).bootstrap_servers
+        bootstrap = options.bootstrap or stack.enter_context(KafkaCluster(brokers=1, measured=True)).bootstrap_servers
         _, endpoint = stack.enter_context(instant_agent())
         bench = Bench(bootstrap, endpoint)
         measured = partial(bench.row, start=bench.start_workers)

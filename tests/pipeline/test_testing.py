@@ -28,6 +28,12 @@ async def test_the_fixtures(pipeline: Pipeline, fake_agent: FakeAgent) -> None:
         await pipeline.client.run("scripted", {"another": 1}, retries=0)
 
 
+async def test_two_agents_of_one_id_are_refused(pipeline: Pipeline) -> None:
+    """One of them would get all calls, and the other none."""
+    with pytest.raises(ValueError, match="two of them have the id 'twin'"):
+        await pipeline.add(FakeAgent([answer(1)], id="twin"), FakeAgent([answer(2)], id="twin"))
+
+
 def test_the_fixtures_are_found_without_being_imported(tmp_path: Path) -> None:
     """In a project of somebody else's; and the plugin loads nothing of the pipeline."""
     (tmp_path / "test_it.py").write_text(

@@ -91,6 +91,9 @@ class _Broker:
         return self.home / "kafka.log"
 
 
+SHORT_LIVED = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
+
+
 @dataclass
 class KafkaCluster:
     """`with KafkaCluster(brokers=1) as cluster: cluster.bootstrap_servers`. Broker numbers count from 0. Synchronous."""
@@ -101,6 +104,8 @@ class KafkaCluster:
     format_options: list[str] = field(default_factory=list)
     """More for the tool that formats the storage: users, say."""
     java_options: list[str] = field(default_factory=list)
+    measured: bool = False
+    """Whether figures are taken of it: then Java compiles with all it has, which costs more than a short life is worth."""
     plugins: list[Path] = field(default_factory=list)
     """Directories of compiled classes for the brokers: a policy, say."""
     _nodes: list[_Broker] = field(default_factory=list, init=False)
@@ -215,6 +220,7 @@ class KafkaCluster:
             f"-Xms{heap}",
             "-Djava.awt.headless=true",
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+            *([] if self.measured else SHORT_LIVED),
             *self.java_options,
         ]
         command = [java, *options, "-cp", classpath, "kafka.Kafka", str(node.home / "server.properties")]

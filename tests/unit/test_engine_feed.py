@@ -144,7 +144,7 @@ async def test_what_nobody_misses_begins_at_its_end_if_the_group_never_committed
         one.consumer.write(late, 2)
         return []
 
-    one.engine._remembered = while_it_reads
+    one.engine._opener._remembered = while_it_reads
     await one.ready()
     assert await settled(one, "dispatch") == [4, 5], "after the end there was before what is remembered was read"
     assert one.taken == [0, 1, 2]
@@ -217,7 +217,7 @@ async def test_it_begins_where_it_always_did_otherwise(rig: MakeRig, why: str) -
     one.consumer.write(late, 4)
     if why != "remembered":
         one.consumer.store({late: OffsetAndMetadata(1 if why == "committed" else 9, "")})
-    one.engine._remembered = lambda partition: asyncio.sleep(0, [b"kept"])
+    one.engine._opener._remembered = lambda partition: asyncio.sleep(0, [b"kept"])
     await one.ready()
     assert await settled(one, "dispatch") == ([1, 2, 3] if why == "committed" else [0, 1, 2, 3])
     assert asked == [[b"kept"]]

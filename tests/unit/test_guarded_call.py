@@ -72,7 +72,7 @@ class Rig:
         self.begun = self.retried = 0
         self.retries = retries
         agent = AgentRegistration(id="a", endpoint="http://a")
-        retry = RetryConfig(max_retries=retries, initial_delay_s=delay_s, max_delay_s=delay_s, jitter=False)
+        retry = RetryConfig(initial_delay_s=delay_s, max_delay_s=delay_s, jitter=False)
         self.caller = Caller(
             agent=agent,
             queue=self.queue,

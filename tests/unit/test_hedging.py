@@ -95,7 +95,7 @@ class Rig:
             self.stats.latency.add(0.02)
         limits = {"hedge": True} if options.get("agent_hedges") else None
         agent = AgentRegistration.model_validate({"id": "a", "endpoint": "http://a", "limits": limits})
-        retry = RetryConfig(max_retries=0)
+        retry = RetryConfig()
         self.caller = Caller(
             agent=agent,
             queue=self.queue,

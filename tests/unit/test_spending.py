@@ -27,7 +27,7 @@ SPANS: Spans = {
     "hour": Span(3_600_000, 300_000, 24),
     "day": Span(86_400_000, 3_600_000, 30),
 }
-FIRST = Path(__file__).parents[1] / "data" / "series_v1.json"
+EARLIER = Path(__file__).parents[1] / "data" / "series_v5.json"
 
 
 def _point(index: int, **more: Any) -> ConfidenceDataPoint:
@@ -181,15 +181,9 @@ def test_a_restart_continues_exactly(cut: int) -> None:
 
 def test_a_record_of_version_5_is_read() -> None:
     """It has neither waits nor costs: they begin with the next point that has them."""
-    series = Series.from_json(json.loads(FIRST.read_text()), SERIES, 0, SPANS, Thresholds())
-    written = json.loads(json.dumps(series.to_json()))
-    assert written[1] == 6
-    written[1] = 5
-    written[4].pop()
-    for _, _, window in written[3][3]:
-        window[2].pop()
+    written = json.loads(EARLIER.read_text())
+    assert written[1] == 5
     again = Series.from_json(written, SERIES, 0, SPANS, Thresholds())
-    assert again.to_json() == series.to_json()
     again.anomalies.clear()
     begin = again.offset + 1
     found = _fold([*_costs(400), *_costs(60, 0.016, 2)], again, begin)

@@ -23,9 +23,8 @@ class RandomSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RetryConfig:
-    """`max_retries` after the first attempt; delays in seconds. `max_retry_after_s` bounds an agent's own `Retry-After`."""
+    """Delays in seconds. `max_retry_after_s` bounds an agent's own `Retry-After`."""
 
-    max_retries: int = 2
     initial_delay_s: float = 1.0
     multiplier: float = 2.0
     max_delay_s: float = 30.0
@@ -33,8 +32,8 @@ class RetryConfig:
     max_retry_after_s: float = 300.0
 
     def __post_init__(self) -> None:
-        if self.max_retries < 0 or not self.multiplier >= 1:
-            raise ValueError("max_retries must be at least 0 and multiplier at least 1")
+        if not self.multiplier >= 1:
+            raise ValueError("multiplier must be at least 1")
         if not (self.initial_delay_s >= 0 and self.max_delay_s >= 0 and self.max_retry_after_s >= 0):
             raise ValueError("delays must be at least 0")
 

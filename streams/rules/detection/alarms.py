@@ -255,17 +255,6 @@ class Alarms:
         alarms._repeats = {kind: [count, points] for kind, count, points in (repeats or [[]])[0]}
         return alarms
 
-    @classmethod
-    def from_first(cls, data: list[Any], series: SeriesId) -> Alarms:
-        """Reads version 1: episodes without shift and side, nothing pending, no spells."""
-        alarms = cls(series)
-        firing, pauses = data
-        for kind, name, severity, baseline, age, calm in firing:
-            alarms.firing[kind] = Episode(name, severity, baseline, age=age, calm=calm)
-            alarms.spells[kind] = [Spell(name, -1, -1, "own")]
-        alarms._pauses = {kind: left for kind, left in pauses}
-        return alarms
-
 
 def event_data(anomaly: Anomaly) -> tuple[EventType, dict[str, Any]]:
     """Type and data of the lifecycle event about a transition."""

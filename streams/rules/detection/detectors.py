@@ -360,18 +360,6 @@ class Detectors:
             detectors._pace = Pace.from_json(pace, limits.slow_factor, PACE_RARER * limits.run_length)
         return detectors
 
-    @classmethod
-    def from_first(cls, data: list[Any], series: SeriesId, limits: Thresholds) -> Detectors:
-        """Reads version 1: ring, checks and alarms are kept; the new tests learn from the ring."""
-        detectors = cls(series, limits)
-        ring, slot, tally, history, _, alarms = data
-        detectors._level.ring = Ring.from_json(ring)
-        detectors._interval = IntervalChecks.from_json([slot, tally, history], limits.check_interval_ms)
-        detectors.alarms = detectors._level.alarms = Alarms.from_first(alarms, series)
-        detectors._chosen = ChosenDetectors(detectors._configured(()), detectors.alarms)
-        detectors._level.test.restart((value + PER_BIN // 2) // PER_BIN for value in detectors._level.ring.newest(RING))
-        return detectors
-
 
 def _low_severity(mean: float, threshold: float) -> Severity:
     return "high" if mean < threshold / 2 else "medium"

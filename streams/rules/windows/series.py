@@ -22,6 +22,7 @@ from streams.rules.windows.moments import Sample
 from streams.rules.windows.windows import FINEST, INTERVALS, Spans, Window, WindowId, Windows
 
 VERSION = 6
+OLDEST_VERSION = 4
 """Of the JSON form. Version 1 (before the rank test) is read and taken over: windows exactly, detectors from their ring.
 Version 2 did not keep when an alarm fired, version 3 not what was still to be published, version 4 no deviations, version 5 no
 waits and costs. What the last item holds may be missing, and workers that do not know it leave it out."""
@@ -220,10 +221,11 @@ class Series:
     def from_json(
         cls, data: list[Any], series_id: SeriesId, partition: int, spans: Spans, limits: Thresholds | None
     ) -> Series:
-        """The inverse of `to_json`, for this and every earlier version. ValueError for a later one."""
+        """The inverse of `to_json`, for this version and earlier ones down to `OLDEST_VERSION`; ValueError for others."""
         offset, version, late, windows, detectors, *later = data
-        if version not in range(1, VERSION + 1):
-            raise ValueError(f"statistics state of version {version!r}, this worker reads up to {VERSION}")
+        if version not in range(OLDEST_VERSION, VERSION + 1):
+            reads = f"this worker reads {OLDEST_VERSION} to {VERSION}"
+            raise ValueError(f"statistics state of version {version!r}, {reads}")
         series = cls(series_id, partition, spans, limits)
         series.offset, series.late = offset, late
         series.windows = Windows.from_json(windows, spans)
@@ -237,6 +239,5 @@ class Series:
                 series.base, series.stamp_ms, series.arrived_ms, floors = newer[1]
                 series.windows.floors = dict(zip(INTERVALS, floors, strict=True))
         if limits is not None and detectors is not None:
-            read = Detectors.from_first if version == 1 else Detectors.from_json
-            series.detectors = read(detectors, series_id, limits)
+            series.detectors = Detectors.from_json(detectors, series_id, limits)
         return series
