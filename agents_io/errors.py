@@ -41,7 +41,7 @@ class AgentError(Exception):
         self.message = message[:MAX_MESSAGE]
         self.retry_after_s = retry_after_s
         self.status: int | None = None
-        """What HTTP's status was, if one was the reason."""
+        """The HTTP status, if one was the reason."""
 
     def as_task_error(self, agent_id: str | None) -> TaskError:
         """The form it takes on a result."""

@@ -115,4 +115,4 @@ def _reason(error: Exception) -> str:
 
 
 CONTEXTS = TlsContexts()
-"""What is kept for the whole process: files that many registrations name are read once."""
+"""Shared by the whole process: files that many registrations name are read once."""

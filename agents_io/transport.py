@@ -32,9 +32,9 @@ class Call:
     pattern_name: str = ""
     """The task's `metadata.patternName`, for agents whose protocol has a field for it."""
     context_id: str = ""
-    """The conversation it belongs to, `metadata.contextId`; empty: none. `headers` have it too, as `CONTEXT_HEADER`."""
+    """The conversation, `metadata.contextId`; empty: none. `headers` have it too, as `CONTEXT_HEADER`."""
     fresh: bool = False
-    """Whether to use a new connection: an earlier call of the task lost its one."""
+    """Whether to use a new connection: an earlier call of the task lost its connection."""
     attempt: int = 1
     """Which attempt of the task this is. After the first, an earlier one may still be under way at the agent."""
 

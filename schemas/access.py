@@ -31,7 +31,7 @@ EVERYBODY: dict[Who, str] = {
     "agent": "an agent that reads a Kafka topic and answers on another",
 }
 CHANGELOG = "stats-changelog"
-"""What statistics remember; the worker makes it itself, with as many partitions as `data-points` has."""
+"""The state of statistics; the worker creates this topic itself, with as many partitions as `data-points`."""
 _ORDER: tuple[Resource, ...] = ("topic", "group", "transactional-id")
 _MADE_HERE: tuple[Operation, ...] = ("Read", "Write", "Create")
 _ADMIN: tuple[Operation, ...] = ("Create", "Alter", "DescribeConfigs")
@@ -48,9 +48,11 @@ _ROLES: dict[str, tuple[Who, ...]] = {
     "all": WORKER,
     "users": (),
 }
-"""The words of the table's columns; what concerns agents is read by workers that dispatch."""
+"""The words in the table's columns; topics about agents are read by workers that dispatch."""
 _READ_TOO: dict[str, tuple[Who, ...]] = {"controls": ("plans", "schedules"), "results": WORKER, "agents": ("stats",)}
-"""Coordinator and schedules obey cancels; each worker's page finds a task's result; statistics run registered detectors."""
+"""The coordinator and schedules obey cancels; each worker's page finds a task's result; statistics run registered
+detectors.
+"""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -31,7 +31,7 @@ from schemas.topics import (
 ASYNCAPI = "3.1.0"
 KAFKA_BINDING = "0.5.0"
 VERSION = "1.0.0"
-"""Of the contracts: the 1 is that of `v1` in every event type and schema id. Not the package's."""
+"""Version of the contracts: the 1 is that of `v1` in every event type and schema id. Not the package's."""
 
 TITLE = "An application beside Parallax Streams"
 ABOUT = (
@@ -44,7 +44,7 @@ ABOUT = (
 DEAD_LETTER = "DeadLetter"
 TOMBSTONE = "AgentRemoval"
 CORRELATION = {"Task": "id", "Result": "taskId", "Plan": "id", "PlanResult": "planId"}
-"""Where a message says what it belongs to."""
+"""The field that correlates a message."""
 ANSWERS = {"tasks": "results", "plans": "plan-results"}
 _SASL: dict[str, Json] = {
     "PLAIN": {"type": "plain"},

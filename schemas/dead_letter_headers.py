@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 OMITTED_HEADER = "parallax.dlq.omitted_bytes"
 OMITTED = "size of the value that was too large to be kept; the record's own is null"
-"""Written beside the others when the dead letter without its value is sent."""
+"""Added to the others when the dead letter is sent without its value."""
 
 
 class Rejection(NamedTuple):

@@ -22,13 +22,13 @@ from typing import Any
 import orjson
 
 MAX_PYTHON_DIGITS = 308
-"""An integer of more digits is an `ExactFloat`: every other one can still be converted to a float."""
+"""An integer with more digits is an `ExactFloat`: every other one can still be converted to a float."""
 MAX_SHOWN = 40
 
 _SHAPE = bytes(
     48 if chr(code) in "0123456789." else 101 if chr(code) in "eE" else 45 if code == 45 else 32 for code in range(256)
 )
-"""Digits and points become 0, exponents e, everything else but minus a space."""
+"""Digits and points become 0, exponents e, everything else except minus a space."""
 _LONG = b"0" * 16
 _SMALL = b"0e-000"
 _RISKY = re.compile(rb"[-0-9][0-9.]{15,}(?:[eE][-+]?[0-9]+)?")

@@ -76,9 +76,9 @@ ENVELOPES: dict[str, tuple[str, str, str]] = {
     "Anomaly": ("stats", f"{EPISODE}/firing", "summarizer"),
     "Event": ("dispatch", "t1/task:started", "t1"),
 }
-"""Of those we write: the processor in `ce_source`, the `ce_id` and the `ce_subject` of the example."""
+"""For messages that we write: the processor in `ce_source`, the `ce_id` and the `ce_subject` of the example."""
 REJECTED = '{"id":"t1","type":"agnt","target":"summarizer","payload":{}}'
-"""A task that is none, and what its dead letter's headers say of it, beside its topic's name."""
+"""An invalid task, and its dead letter's headers, beside its topic's name."""
 REJECTION = dlq_headers(
     Rejection(
         topic="parallax.tasks",

@@ -29,7 +29,7 @@ USERS: tuple[tuple[str, tuple[Who, ...]], ...] = (
     ("parallax-consumer", ("consumer",)),
     ("parallax-operator", ("operator",)),
 )
-"""Workers; producers that submit and wait; consumers (in groups that begin with their own name); users of the commands."""
+"""Workers; producers that submit and wait; consumers (in groups that begin with their own name); operators."""
 PART_OF = {"app.kubernetes.io/part-of": "parallax-streams"}
 
 

@@ -35,14 +35,18 @@ MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
 DAY_MS = 24 * HOUR_MS
 LARGE_RECORD_BYTES = 10 * 1024 * 1024
-"""Records up to this size may enter; what the pipeline accepts is a setting and is answered, not refused by the broker."""
+"""The broker accepts records up to this size. The pipeline's own limit is a setting: a larger task is answered, not
+refused by the broker.
+"""
 DEAD_LETTER_RETENTION_MS = 7 * DAY_MS
 DEAD_LETTER_BYTES = LARGE_RECORD_BYTES + 64 * 1024
-"""The largest record that may enter, and room for the headers that say why it was put aside."""
+"""The largest accepted record, and room for the headers of its dead letter."""
 
 
 SMALL_SEGMENTS = (("segment.bytes", str(16 * 1024 * 1024)), ("segment.ms", str(HOUR_MS)))
-"""Of topics that are read whole: the newest segment is never compacted, so what was overwritten must get into older ones soon."""
+"""For topics that are read whole: the newest segment is never compacted, so overwritten records must get into older
+ones soon.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,9 +260,9 @@ BY_NAME: dict[str, Topic] = {topic.name: topic for topic in TOPICS}
 INTAKE = ("parked", "dispatch", "tasks")
 """The three inputs of dispatch: equal partition counts, assigned together. What waited longest is served first."""
 PLAN_INTAKE = ("plans", "results")
-"""The two inputs of the plan coordinator: a plan and the results of its steps meet in the partition of the plan's id."""
+"""The two inputs of the plan coordinator: a plan and the results of its steps are in the partition of the plan's id."""
 SCHEDULE_INTAKE = ("scheduled", "schedules")
-"""The inputs of the role `schedules`: tasks whose time has not come, and what makes tasks again and again."""
+"""The inputs of the role `schedules`: tasks whose time has not come, and schedules."""
 ALIGNED = (*INTAKE, "state", *PLAN_INTAKE, "plan-state", *SCHEDULE_INTAKE, "schedule-state")
 """Topics that must have equal partition counts: partition n of each has the same owner."""
 

@@ -24,7 +24,7 @@ from schemas import exact_json
 Headers = Sequence[tuple[str, bytes]]
 SchemaId = int | UUID
 Read = Callable[[bytes], Any]
-"""The JSON value of what follows the schema's id. Raises `ValueError`."""
+"""Reads the JSON value from the bytes after the schema's id. Raises `ValueError`."""
 
 VALUE_HEADER = "__value_schema_id"
 KEY_HEADER = "__key_schema_id"
@@ -44,7 +44,7 @@ class SchemaCache:
 
     def __init__(self, most: int = MAX_SCHEMAS) -> None:
         self.registry: str | None = None
-        """Where unknown ones are fetched; None: nowhere."""
+        """The registry that unknown schemas are fetched from; None: there is none."""
         self._most = most
         self._known: OrderedDict[SchemaId, Read] = OrderedDict()
         self._refused: OrderedDict[SchemaId, Read] = OrderedDict()
@@ -91,7 +91,9 @@ class SchemaCache:
 
 
 SCHEMAS = SchemaCache()
-"""Those of this process. A schema's id never changes its meaning within one registry, and a process asks one registry."""
+"""The schemas of this process. A schema's id never changes its meaning within one registry, and a process uses one
+registry.
+"""
 
 
 class Marked(NamedTuple):

@@ -13,7 +13,7 @@ import structlog
 log = structlog.get_logger(__name__)
 
 WANTED = 65_536
-"""One for each call under way, and about 40 of the worker's own, however many partitions it owns."""
+"""One for each call under way, and about 40 for the worker itself, for any number of partitions."""
 ENOUGH = 1024
 
 

@@ -12,7 +12,9 @@ from streams.grpc_tls import server_credentials
 from streams.settings import Settings
 
 MIN_MESSAGE_BYTES = 16 * 1024 * 1024
-"""A larger one ends the stream it comes by, with every call on it: an answer too large must be read, to be refused alone."""
+"""A larger message ends its stream, with every call on it: an answer that is too large must be read, so that it alone
+is refused.
+"""
 STOP_GRACE_S = 1.0
 
 

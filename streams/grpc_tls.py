@@ -117,7 +117,7 @@ class _Certificate:
     def __init__(self, files: TlsFiles) -> None:
         self._files = files
         self._lock = threading.Lock()
-        """gRPC asks from threads of its own."""
+        """gRPC calls from its own threads."""
         self._looked_at = time.monotonic()
         self._said = ""
         self._stamps = self._refused = stamps_of(files)

@@ -17,7 +17,7 @@ from streams.engine.yielder import Yielder
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PART = 500
-"""Lines made one piece of bytes at a time: of a hundred thousand that would take longer than a slice."""
+"""Lines encoded at a time: a hundred thousand would take longer than a slice."""
 
 
 async def written(registry: CollectorRegistry) -> bytes:

@@ -39,9 +39,9 @@ MAX_PAUSE_S = 30.0
 MISSING_TRIES = 3
 """A registry's followers learn of a schema moments after its leader gave it an id."""
 FETCHES = 50
-"""At the same time for one partition: bytes that only look like ids would hold it up for long, one after the other."""
+"""Concurrent fetches for one partition: bytes that only look like ids would delay it for long, one after the other."""
 REFUSED_S = 60.0
-"""How long it is believed that there is no such schema."""
+"""How long a missing schema is assumed to stay missing."""
 MAX_BYTES = 4 * 1024 * 1024
 MAX_REFERENCES = 100
 _NO_SUBJECT, _NO_VERSION, _NO_SCHEMA = 40401, 40402, 40403
@@ -91,7 +91,7 @@ class SchemaRegistry:
         self._refused: dict[SchemaId, float] = {}
         self._running: dict[SchemaId, asyncio.Task[None]] = {}
         self.problem: str | None = None
-        """Why records wait, in one line; None: none waits."""
+        """Why records wait, in one line; None: no record waits."""
 
     def first_unknown(self, records: Sequence[HasSchema]) -> int | None:
         """The first of these records that must wait for its schema; None: all can be decoded."""

@@ -119,9 +119,9 @@ class RetrySettings(Section):
     max_delay: DurationMs = 30_000
     jitter: bool = True
     budget_share: Annotated[float, Field(ge=0, le=100)] = 0.2
-    """Of an agent's first calls within 10 s, so many may be followed by retries and hedged calls;"""
+    """Retries and hedged calls within 10 s: at most this share of an agent's first calls, plus `budget_floor`."""
     budget_floor: Annotated[int, Field(ge=0, le=1_000_000)] = 10
-    """and so many more."""
+    """Retries and hedged calls within 10 s that are always allowed."""
 
 
 class CacheSettings(Section):
@@ -145,7 +145,7 @@ class StatsSettings(Section):
     day_grace: DurationMs = 3_600_000
     check_interval: DurationMs = 60_000
     own_process: bool = True
-    """Beside other roles of a worker, statistics run in a process of their own."""
+    """Beside other roles of a worker, statistics run in a separate process."""
     detect: bool = True
     sudden_drop: Annotated[float, Field(gt=0, le=1)] = 0.3
     low_confidence: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -166,11 +166,11 @@ class DispatchSettings(Section):
 
     max_in_flight: Annotated[int, Field(ge=1, le=1_000_000)] = 100_000
     max_held_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
-    """What the tasks that a worker holds in memory may take; beyond that they wait on their topic."""
+    """Memory for the tasks that a worker holds; further tasks wait on their topic."""
     default_timeout: Annotated[DurationMs, Field(ge=1)] = 30_000
-    """One attempt, for tasks that give no `metadata.timeout`."""
+    """One attempt, for tasks without `metadata.timeout`."""
     max_wait: DurationMs = 24 * 3_600_000
-    """The whole task, from its record's timestamp on; 0: for ever."""
+    """The whole task, from its record's timestamp on; 0: no limit."""
     drain_timeout: DurationMs = 5_000
     stop_timeout: DurationMs = 20_000
     blocked_after: DurationMs = 60_000
@@ -183,7 +183,9 @@ class DispatchSettings(Section):
     delivery: Literal["auto", "exactly-once", "at-least-once"] = "auto"
     balancer: Policy = "confidence"
     await_agent: Literal["never", "unavailable", "always"] = "unavailable"
-    """Which tasks without a target wait for an agent: none, those whose capable agents are all out just now, or all."""
+    """Which tasks without a target wait for an agent: none, those whose capable agents are all unavailable now, or
+    all.
+    """
 
 
 class GatewaySettings(Section):
@@ -234,7 +236,7 @@ class Settings(Section):
     grpc_port: Annotated[int, Field(ge=0, le=65_535)] = 50_051
     grpc_advertise: Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")] | None = None
     insecure: bool = False
-    """Whether addresses beyond loopback may be served to everybody."""
+    """Whether addresses that other machines reach may be open to everyone."""
     agents_file: Annotated[str, Field(min_length=1)] | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "text", "json"] = "auto"

@@ -21,7 +21,7 @@ WireDurationMs = Annotated[int, BeforeValidator(parse_duration), Field(ge=1, le=
 
 
 Reference = Annotated[str, Field(pattern=r"^(env|file):.+$")]
-"""Where a token lies, `env:NAME` or `file:PATH`; never the token itself."""
+"""A reference to a token, `env:NAME` or `file:PATH`; never the token itself."""
 
 
 def words(value: object) -> object:

@@ -13,7 +13,7 @@ from agents_io.secret_refs import Secret, secret_of
 from streams.settings import Settings
 
 SHORTEST = 16
-"""Characters of a token that opens the pages: shorter ones can be guessed by many sources together."""
+"""Characters of a token for the pages: shorter ones can be guessed by many sources together."""
 
 
 class TokenUnusable(Exception):

@@ -56,7 +56,7 @@ class WebServer:
     def __init__(self, settings: Settings, registry: CollectorRegistry) -> None:
         self.roles: dict[RoleName, Role] = {}
         self.problems: Callable[[], list[str]] = list
-        """What keeps a role from being ready though it runs, one line each."""
+        """Why a running role is not ready, one line each."""
         self._settings = settings
         self._registry = registry
         self._dropped_events: dict[str, Callable[[], int]] = {}
@@ -81,7 +81,7 @@ class WebServer:
         self._answered = False
         self.url = ""
         self._run_id = uuid.uuid4().hex
-        """Tells a worker that answers at two addresses from two workers."""
+        """Distinguishes one worker with two addresses from two workers."""
 
     def add(self, role: Role) -> None:
         """Add a role that was started."""

@@ -71,7 +71,7 @@ class WorkerAddresses:
     bootstrap_servers: str
     web: str
     grpc: str | None
-    """Registry and agent gateway; of a worker that dispatches."""
+    """Registry and agent gateway; only for a worker with the role dispatch."""
     roles: tuple[str, ...]
     delivery: str
 

@@ -48,7 +48,7 @@ MAX_TIMER_S = 3600.0
 """Timers are set for at most this long; the queue is asked again then."""
 NOT_CURRENT_RECHECK_S = 0.1
 UNANSWERED = (CallTimeout, ConnectionFailed, Expired, InternalError)
-"""After these, as after a call that was cut off, the request may still be on its way to the agent."""
+"""Errors after which, as after a call that was cut off, the request may still be on its way to the agent."""
 WAITED_FOR: dict[Block | None, str] = {
     "circuit_open": "its circuit stays open until after the deadline",
     "rate_limited": "its rate limit has no turn before the deadline",

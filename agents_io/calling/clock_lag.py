@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 LAG_S = 0.001
-"""uvloop's clock has whole milliseconds, cut off."""
+"""uvloop's clock counts whole milliseconds, rounded down."""
 
 
 def clock_lag_s(loop: asyncio.AbstractEventLoop) -> float:

@@ -19,9 +19,9 @@ from schemas.messages import AgentRegistration
 OWN_TIMEOUT = 0.9
 """A timeout that comes before this share of an attempt's time is the agent's own (408, 504, DEADLINE_EXCEEDED)."""
 CLOCK_S = 0.005
-"""By so much uvloop's timers and its clock, in whole milliseconds, may make a call seem shorter than it was."""
+"""uvloop's timers and clock, in whole milliseconds, may make a call seem this much shorter than it was."""
 STILL_S = 0.5
-"""A call that ends so much later than its timeout ends late because the worker did not run, see `WorkerStoodStill`."""
+"""If a call ends this much later than its timeout, the worker did not run in between, see `WorkerStoodStill`."""
 
 
 class WorkerStoodStill(CallTimeout):

@@ -17,7 +17,7 @@ class ObservedCall(Protocol):
     """One call that an observer follows."""
 
     headers: tuple[tuple[str, str], ...]
-    """What the agent is sent in place of the task's headers."""
+    """Headers for the agent, in place of the task's."""
 
     def ended(self, end: Answer | BaseException) -> None:
         """Called once, with the answer or the error; a call that was cut off ends with `asyncio.CancelledError`."""
@@ -54,13 +54,13 @@ class PendingCall:
     calls: int = 0
     """Calls made so far."""
     attempts: int = 0
-    """Attempts used up: a failed probe of a half-open circuit is a call, but uses up none; nor does a `Retry-After`."""
+    """Attempts used up. A failed probe of a half-open circuit and a `Retry-After` are calls that use up none."""
     first_call_at: float = 0.0
     last_call_at: float = 0.0
     failure: AgentError | None = None
     """How the last call failed."""
     lost_connection: bool = False
-    """Whether a call lost its connection: the next ones use new ones."""
+    """Whether a call lost its connection: later calls use new ones."""
     cancelled: bool = False
     observer: CallObserver | None = field(default=None)
 

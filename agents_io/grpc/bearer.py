@@ -21,7 +21,9 @@ log = structlog.get_logger(__name__)
 
 
 MOST_WRONG = 100
-"""A minute from one source. More than the pages allow: all agents behind one proxy are one source, and they reconnect."""
+"""Wrong tokens a minute from one source. More than the pages allow: all agents behind one proxy are one source, and
+they reconnect.
+"""
 
 
 def bearer_of(context: Any) -> str:

@@ -20,7 +20,7 @@ MAX_CHANNELS = 512
 MAX_METADATA_BYTES = 64 * 1024
 IDLE_S = 60.0
 _LOOKED_AT = 4
-"""Lines whose idleness is looked at when one is given back."""
+"""Lines that are checked for idleness when one is given back."""
 
 
 class ChannelKey(NamedTuple):

@@ -48,9 +48,9 @@ TABLE: dict[grpc.StatusCode, type[AgentError]] = {
     _Code.UNIMPLEMENTED: ClientError,
 }
 LINE_IN_DOUBT = frozenset({_Code.UNAVAILABLE, _Code.DEADLINE_EXCEEDED})
-"""After these the next call has a new connection: the agent may be back, or its host gone without a word."""
+"""After these the next call has a new connection: the agent may be back, or its host gone without notice."""
 _OUT_OF_TIME = "Deadline Exceeded"
-"""What our own gRPC says; other words are the agent's."""
+"""gRPC's own message; any other is the agent's."""
 _MAY_SAY_WHEN = frozenset({_Code.UNAVAILABLE, _Code.RESOURCE_EXHAUSTED})
 # No descriptors or ports left on this machine: not the agent's fault.
 _OURS = tuple(

@@ -24,18 +24,18 @@ import httpx
 from agents_io.http.rules.http1 import content_length, ends_with_connection, is_interim
 
 MAX_HEAD_BYTES = 256 * 1024
-"""All heads of one response, interim ones included, and whatever else is not body, such as trailers."""
+"""All heads of one response, including interim ones, and everything else outside the body, such as trailers."""
 MAX_FIELD_BYTES = 64 * 1024
 """One header; agents behind a mesh send more than the usual 8 KiB."""
 PAUSE_ABOVE_BYTES = 128 * 1024
-"""Body bytes that wait for their reader before the connection stops reading."""
+"""Unread body bytes at which the connection stops reading."""
 CLOSING_S = 0.25
-"""A server that was closing an idle connection says so within a round trip, and we see it within this."""
+"""A server that was closing an idle connection shows it within a round trip, which is at most this long."""
 _WRITE_TOGETHER_BYTES = 64 * 1024
 _MANY_PIECES = 16
 
 _HEAD, _PIECE, _WHOLE = 1, 2, 3
-"""What the waiter waits for: the head, more of the body, or its end."""
+"""What the reader waits for: the head, more of the body, or its end."""
 
 
 class NotHttp(httpx.RemoteProtocolError):
@@ -81,7 +81,7 @@ class Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._waits_for = 0
         self.requests = 0
-        """How many were sent: more than one means that the connection was reused."""
+        """Requests sent so far: more than one means that the connection was reused."""
         self.idle_since = 0.0
         self.is_lost = False
         self.is_busy = False

@@ -47,11 +47,11 @@ MAX_ERROR_BYTES = 4096
 MAX_REDIRECTS = 3
 _SAME_REQUEST = (307, 308)
 _SAME_PAGE = (301, 307, 308)
-"""For a GET; a 302 or 303 is often the way to a login."""
+"""Redirects followed for a GET; 302 and 303 often lead to a login."""
 _PLAIN = frozenset((b"", b"identity", b"none", b"utf-8", b"utf8"))
-"""Content encodings that encode nothing; some agents name a charset there."""
+"""Content encodings that encode nothing; some agents send a charset there."""
 _INFLATED = {b"gzip": 31, b"x-gzip": 31, b"deflate": 47}
-"""zlib's window bits; 47 tells gzip and zlib apart by itself."""
+"""zlib's window bits; 47 would detect gzip and zlib by itself."""
 _GZIP = b"\x1f\x8b"
 
 T = TypeVar("T")

@@ -94,7 +94,7 @@ class Peer:
         self.reading = reading_of(agent.metadata, agent.confidence)
         self.cookies = CookieJar() if self.keeps_cookies else None
         self.unauthorized_status: int | None = None
-        """401 or 403, if the newest call ended so."""
+        """401 or 403, if the newest call ended with it."""
 
     def authorised(self) -> list[tuple[bytes, bytes]]:
         """A fresh list of the headers every request carries."""

@@ -16,7 +16,9 @@ from agents_io.http.connecting import Connector, Origin
 from agents_io.http.connection import Connection
 
 KEEPALIVE_S = 4.0
-"""Servers close idle connections, often after 5 s. A POST sent on one that is just closing is lost, so close it first."""
+"""Servers close idle connections, often after 5 s. A POST on a connection that is being closed is lost, so close it
+earlier.
+"""
 _CLOSING_S = 1.0
 
 

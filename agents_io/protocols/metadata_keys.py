@@ -15,14 +15,16 @@ from schemas.exact_json import loads
 from schemas.messages import AgentRegistration, Protocol
 
 WRITTEN = ("lease", "gateway", "registeredBy", "registeredAt")
-"""What workers write themselves: about leases, streams of agents that dial in, the agents file and the service Registry."""
+"""Keys that workers write themselves: for leases, streams of agents that dial in, the agents file and the service
+Registry.
+"""
 COMMON = (
     Key("detectors", "any", "detectors of the agent's statistics, as `[stats.detectors]` names them"),
     Key("version", "any", "a text that the service Registry shows"),
     Key("region", "any", "a text that the service Registry shows"),
     Key("labels", "any", "an object of texts that the service Registry shows, and selects by"),
 )
-"""What agents of every protocol may have."""
+"""Keys for agents of every protocol."""
 
 
 def _table() -> dict[Key, list[str]]:
@@ -34,7 +36,7 @@ def _table() -> dict[Key, list[str]]:
 
 
 TABLE = _table()
-"""The protocols that take a key."""
+"""The protocols that accept a key."""
 BY_NAME = {key.name: key for key in TABLE}
 
 

@@ -32,11 +32,11 @@ _CHARSET = re.compile(
     rb"|big5|shift[_-]jis|euc-(?:jp|kr)|koi8-[ru])\b",
     re.IGNORECASE,
 )
-"""Those in use beside UTF-8; some other codecs of Python's are slow or no charsets."""
+"""Charsets in use beside UTF-8; some other codecs of Python's are slow, or not charsets."""
 ROUNDING = 1e-6
 """How far a softmax in single precision may sum past 1."""
 UNRATED = 0.0
-"""Stands for the confidence of an answer that gets one later, from other samples or a judge."""
+"""Placeholder for the confidence of an answer that gets one later, from other samples or a judge."""
 _NUMBER = re.compile(r"(\+?(?:[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][+-]?[0-9]{1,3})?)\s*(%?)", re.ASCII)
 
 

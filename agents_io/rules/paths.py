@@ -26,7 +26,7 @@ MAX_DEPTH = 128
 jmespath.functions.TYPES_MAP[ExactFloat.__name__] = "number"
 jmespath.functions.REVERSE_TYPES_MAP["number"] += (ExactFloat.__name__,)
 _ESCAPED = 6
-"""What `to_string` can make of one character."""
+"""Bytes that `to_string` may make of one character."""
 
 
 class Path(Protocol):

@@ -58,7 +58,7 @@ JSON_ANSWERS = (
     Key("defaultConfidence", "number", "the confidence of answers that state none", "such answers are `bad_response`"),
     TLS,
 )
-"""For protocols whose answers are JSON of the agent's own form."""
+"""Keys of protocols whose answers are JSON in the agent's own form."""
 
 
 def _anything(agent: AgentRegistration) -> None:

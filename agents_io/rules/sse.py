@@ -38,9 +38,9 @@ class EventData:
         self._largest = 0
         self._id = b""
         self.last_id = b""
-        """Of the newest whole event that has one; what `Last-Event-ID` says when the stream is resumed."""
+        """Id of the newest complete event that has one; sent as `Last-Event-ID` to resume the stream."""
         self.retry_s: float | None = None
-        """How long the server asks to wait before that."""
+        """How long the server asks to wait before resuming."""
 
     def feed(self, piece: bytes) -> list[bytes]:
         """The events that are complete now."""

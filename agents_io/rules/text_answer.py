@@ -23,7 +23,7 @@ NOTHING = object()
 MAX_OBJECTS = 64
 _TAGS = "think|thinking|thought|reasoning|reflection|analysis|scratchpad|seed:think|antthinking"
 _PAIRS = ((r"\[THINK\]", r"\[/THINK\]"), ("◁think▷", "◁/think▷"), (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"))
-"""Magistral's, Kimi's, and those of the models that were trained on OpenThoughts."""
+"""Marks of Magistral, Kimi, and the models trained on OpenThoughts."""
 _THOUGHT = re.compile(
     rf"\A\s*(?:<({_TAGS})(?:\s[^>]{{0,200}})?>.*?</\1>|{'|'.join(f'{begin}.*?{end}' for begin, end in _PAIRS)})\s*",
     re.DOTALL | re.IGNORECASE,

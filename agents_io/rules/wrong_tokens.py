@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 MOST = 10
 WINDOW_S = 60.0
 MAX_SOURCES = 10_000
-"""The source that was counted longest ago is forgotten beyond this."""
+"""Beyond this, the source that was counted longest ago is forgotten."""
 
 
 def peer_address(text: str) -> IPv4Address | IPv6Address | None:

@@ -26,12 +26,12 @@ from schemas.exact_json import dumps
 log = logging.getLogger(__name__)
 
 QUEUED = 10
-"""Requests read ahead for each that may run: those behind them, and cancels, are seen in time."""
+"""Requests read ahead per possible run: requests behind them, and cancels, are seen in time."""
 COMMIT_INTERVAL_S = 1.0
 CONNECT_TIMEOUT_S = 20.0
 RETRY_PAUSE_S = 1.0
 REPLY_TIMEOUT_S = 60.0
-"""How long a reply is tried: brokers may be away, or the topic that the request names may not exist."""
+"""How long sending a reply is tried: brokers may be unreachable, or the topic that the request names may not exist."""
 
 
 class ConsumeFailed(Exception):

@@ -21,7 +21,7 @@ class Limits(Message):
     adaptive: bool | None = None
     """Whether the concurrency is found by trying, `max_concurrency` at most."""
     hedge: bool | None = None
-    """Whether the agent may be asked twice at once for one task, because it honours the Idempotency-Key."""
+    """Whether a second call may run beside a slow first one, since the agent honours the Idempotency-Key."""
 
 
 class BreakerLimits(Message):
@@ -50,7 +50,7 @@ class BreakerLimits(Message):
 NO_SECRET_HEADERS = frozenset(
     ("host", "connection", "content-length", "content-type", "transfer-encoding", "idempotency-key", "accept-encoding")
 )
-"""In lower case: headers that are ours or the connection's."""
+"""In lower case: headers that we or the connection set."""
 
 
 class SecretRef(Message):
@@ -134,7 +134,7 @@ def _lower_scheme(endpoint: Any) -> Any:
 
 
 BUILTIN_PREFIXES = ("http:", "function:", "pattern:")
-"""Ids of the agents that tasks of these types make for themselves; they cannot be registered."""
+"""Prefixes of the ids of built-in agents for other types of tasks; such ids cannot be registered."""
 
 
 class AgentRegistration(Message):

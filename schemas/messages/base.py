@@ -20,7 +20,7 @@ def _null_is_absent(value: Any) -> Any:
 
 
 OrDefault = BeforeValidator(_null_is_absent)
-"""On a field with a default: `null`, which typed clients write for what is not set, stands for it."""
+"""For a field with a default: `null`, which typed clients write for unset fields, means the default."""
 MAX_DURATION_MS = 7 * 24 * 3600 * 1000
 Timestamp = Annotated[
     int,
@@ -55,7 +55,7 @@ class Message(BaseModel):
 
 MAX_SHOWN = 40
 SECRETIVE = frozenset(("auth", "headers", "query"))
-"""Fields whose values are never repeated: they hold secrets, or where one lies."""
+"""Fields whose values errors never quote: they hold secrets, or references to them."""
 
 
 def explain(error: ValidationError, *, quote: bool = False) -> str:

@@ -24,7 +24,7 @@ class BreakerState(Message):
     open_for: Count = 0
     successes: Count = 0
     rates: list[Annotated[list[Count], Field(min_length=4, max_length=4)]] = []
-    """Calls within the window as `[age in ms, calls, failures, slow calls]`, where the circuit goes by their shares."""
+    """Calls within the window as `[age in ms, calls, failures, slow calls]`, if the circuit uses shares."""
 
 
 class LimiterState(Message):
@@ -49,7 +49,7 @@ class AgentGuard(Message):
     breaker: BreakerState
     limiter: LimiterState
     concurrency: Annotated[float, Field(ge=1)] | None = None
-    """What was found of an agent whose limits are adaptive."""
+    """The adaptive limit found so far."""
     health: HealthState | None = None
 
 

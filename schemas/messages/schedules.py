@@ -30,7 +30,7 @@ class Schedule(Message):
     start_at: Timestamp | None = None
     end_at: Timestamp | None = None
     catch_up: Annotated[CatchUp, OrDefault] = "skip"
-    """What is made of times that were missed by more than a minute."""
+    """Which times that were missed by more than a minute make tasks."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

@@ -49,10 +49,10 @@ class TaskMetadata(Message):
     cache: Annotated[bool, OrDefault] = True
     hedge: bool | None = None
     ordering_key: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    """At an agent, tasks with the same one are called one at a time, in their order."""
+    """An agent is called with one task of a key at a time, in order."""
     idempotency_key: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[\x21-\x7e]+$")] | None = None
     context_id: Id | None = None
-    """The conversation that the task belongs to: sent to the agent; the answer does not come from the cache."""
+    """The conversation of the task: sent to the agent; the answer does not come from the cache."""
     input: str | None = None
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"] | None = None
     headers: dict[str, str] | None = None

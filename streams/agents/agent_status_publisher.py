@@ -29,7 +29,7 @@ LOOK_S = 1.0
 REPEAT_MS = 10_000
 """The status of an active agent is published this often, changed or not: readers trust an old one less."""
 MOVED = 0.2
-"""Times and confidence have moved when they differ by this share."""
+"""Times and confidence count as changed when they differ by this share."""
 
 
 class AgentStatusPublisher:

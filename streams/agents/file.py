@@ -37,7 +37,7 @@ class AgentsFile:
         self._table = table
         self._mark = f"agents-file:{app_id}"
         self._settled = b""
-        """Digest of the content that was last applied, or reported as broken."""
+        """Digest of the content that was last applied, or logged as invalid."""
         self._stamp: tuple[int, int, int] | None = None
 
     async def start(self) -> None:

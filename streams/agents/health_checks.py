@@ -23,7 +23,7 @@ from streams.settings import HealthSettings
 log = structlog.get_logger(__name__)
 
 LOOK_S = 1.0
-"""How soon an agent that was registered, or moved here, is seen."""
+"""How soon an agent that was registered, or whose partition moved here, is noticed."""
 JITTER = 0.2
 
 

@@ -18,7 +18,7 @@ from streams.rules.agents.gateway_claim import OWN_HEADER, Position
 from streams.rules.records import Recorder
 
 WRITE_TIMEOUT_S = 8.0
-"""Agents in use wait ten seconds for a word that they are known."""
+"""Existing agents wait ten seconds for the acknowledgement."""
 AT_ONCE = 500
 
 

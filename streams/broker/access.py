@@ -27,13 +27,13 @@ from streams.settings import Settings
 
 ASK_TIMEOUT_S = 20.0
 NAMED = 4
-"""Missing rights named one by one; of more the number."""
+"""Missing rights that are named; of further ones only the number."""
 _BITS: Mapping[Operation, int] = {
     "Read": 3, "Write": 4, "Create": 5, "Alter": 7, "Describe": 8, "DescribeConfigs": 10,
 }  # fmt: skip
 _TELLING: tuple[Operation, ...] = ("Read", "Write", "Create")
 _NOT_REPORTED = (-(2**31), 0)
-"""The first by the protocol; the second no broker means that shows the topic at all."""
+"""The first value by the protocol; the second is sent by no broker that shows the topic at all."""
 _HIDDEN = kafka_errors.TopicAuthorizationFailedError.errno
 _UNKNOWN = kafka_errors.UnknownTopicOrPartitionError.errno
 _GROUP_DENIED = kafka_errors.GroupAuthorizationFailedError.errno

@@ -27,7 +27,7 @@ class ChildBroker(ABC):
     """`async with EmbeddedBroker() as broker: ... broker.bootstrap_servers`. One start and one stop for each object."""
 
     name: ClassVar[str]
-    """As messages call it."""
+    """Its name in messages."""
     start_timeout_s: ClassVar[float]
 
     def __init__(self) -> None:

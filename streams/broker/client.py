@@ -99,7 +99,7 @@ class Reader:
         self._ends = ends
         self._next = dict(starts)
         self.schema_problem: str | None = None
-        """Why records in schemas of the registry are not read, in one line; None while they are."""
+        """Why records with schemas of the registry are not decoded, in one line; None while they are."""
 
     async def to_end(self) -> AsyncIterator[Record]:
         """Every record up to the end as it was when the reader was opened, or a few more. Raises `ReadStalled`."""

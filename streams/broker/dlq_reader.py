@@ -25,7 +25,7 @@ from streams.schema_registry import SchemaUnavailable, learn_schemas
 from streams.settings import Settings
 
 SEND_WINDOW = 200
-"""Letters on their way before the first of them must be acknowledged."""
+"""Dead letters sent before the first of them must be acknowledged."""
 HEADER_ROOM_BYTES = 64 * 1024
 
 

@@ -32,12 +32,12 @@ from streams.settings import Settings, SettingsError
 CLIENT_ID = "parallax"
 RETRY_PAUSE_S = 0.1
 _FENCING_REQUESTS = {28: 3, 9: 7}
-"""TxnOffsetCommit and OffsetFetch, with the versions that are needed."""
+"""TxnOffsetCommit and OffsetFetch, with the versions needed."""
 CONNECT_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 30.0
 """A fresh Kafka broker first creates its transaction log: seconds, a minute on a bad day."""
 TRANSACTION_MS = 60_000
-"""How long a worker's transactions may take; asked for when probing, since brokers may allow less."""
+"""How long a worker's transactions may take; requested in the probe too, since brokers may allow less."""
 UNKNOWN_ERROR_TRIES = 3
 
 # Answers of a coordinator that exists but is not ready yet.

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 10.0
 SHARE = 0.8
-"""Of its time, after which a token is renewed."""
+"""Share of its lifetime after which a token is renewed."""
 DEFAULT_S = 60.0
-"""How long a token is used whose endpoint does not say."""
+"""How long a token is used if its endpoint names no lifetime."""
 MOST_S = 86_400.0
 MOST_BYTES = 64 * 1024
 TOKEN_MECHANISMS = ("OAUTHBEARER", "AWS_MSK_IAM")
@@ -38,7 +38,7 @@ HINT = "kafka.sasl_oauthbearer_token_endpoint_url"
 
 
 Sign = Callable[[str], tuple[str, int]]
-"""A region to a token and when it ends, epoch ms. It blocks."""
+"""From a region to a token and its end, epoch ms. It blocks."""
 
 
 class TokenUnavailable(KafkaConnectionError):  # type: ignore[misc]  # aiokafka ships no types

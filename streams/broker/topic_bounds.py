@@ -23,10 +23,10 @@ _CONFIG_ERRORS = (
     kafka_errors.InvalidRequestError,
 )
 _LATER = (kafka_errors.TopicAlreadyExistsError, kafka_errors.InvalidReplicationFactorError)
-"""Answers that creating deals with itself."""
+"""Errors that creating the topic handles itself."""
 
 Adapted = dict[str, tuple[str, str | None]]
-"""Setting -> what was wanted, what is used (None: the cluster's default)."""
+"""Setting -> wanted value, used value (None: the cluster's default)."""
 
 
 @dataclass(slots=True)

@@ -66,7 +66,7 @@ class TopicChange:
     partitions: int
     was: int | None = None
     adapted: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
-    """Setting -> what the table says, what the cluster took in its place (None: its default)."""
+    """Setting -> value in the table, value that the cluster accepted (None: its default)."""
 
 
 @dataclass(frozen=True, slots=True)

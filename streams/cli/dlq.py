@@ -37,7 +37,7 @@ app = typer.Typer(help="List, show and replay dead letters.", rich_markup_mode=N
 
 COLUMNS = ("place", "from", "time", "stage", "reason")
 MAX_LISTED = 10_000
-"""Letters gathered for a table or one JSON document; JSON lines have no bound."""
+"""Dead letters gathered for a table or one JSON document; JSON lines have no bound."""
 MAX_REASON = 200
 MAX_SHOWN = 8_000
 """Characters of a value on a terminal."""

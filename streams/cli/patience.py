@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from streams.settings import Settings
 
 PATIENCE_S = 60.0
-"""Without progress, where no time was given."""
+"""Time without progress, if no timeout was given."""
 TELL_S = 15.0
-"""Without a result, before the reason is looked up and reported, and again after as long."""
+"""Time without a result before the reason is looked up and reported; repeated."""
 LOOK_S = 0.5
 ASK_S = 5.0
 OLDEST = 10
-"""Tasks that are asked after: those behind them may lie on their topic, where no worker knows them."""
+"""Tasks that are looked up: later ones may be on their topic, where no worker knows them."""
 MOVING = (
     "calling",
     "rate_limited",
@@ -39,7 +39,7 @@ MOVING = (
     "backoff",
     "equal_task_under_way",
 )
-"""Reasons that end by themselves: the task will have its turn."""
+"""Reasons that end by themselves: the task will get its turn."""
 
 
 async def until_done(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from streams.settings import Settings
 
 AFTER_DRAIN_S = 25.0
-"""The commits after a drain and the statistics' farewell end well within this, or never."""
+"""The commits after a drain and the stop of statistics end well within this time, or never."""
 
 Roles = Annotated[
     str | None,

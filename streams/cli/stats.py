@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from streams.settings import Settings
 
 MAX_RECORDS = 2_000_000
-"""Revisions of one agent's windows that are held; more than 31 days of minutes make for many patterns."""
+"""Revisions of one agent's windows held in memory; 31 days of minutes of many patterns have more."""
 SPARKS = 60
 
 
@@ -143,7 +143,7 @@ async def _windows(settings: Settings, agents: tuple[str, ...]) -> AsyncIterator
 
 COLUMNS = ("executions", "confidence", "success", "brier", "variance", "time ms", "trend per hour")
 MEASURES = (("waitTime", "mean", "wait ms"), ("totalTokens", "sum", "tokens"), ("cost", "sum", "cost"))
-"""Columns that are shown once any execution has a value: member of the summary, which figure, head."""
+"""Columns shown if any execution has a value: member of the summary, its figure, heading."""
 
 
 def _known(summaries: Iterable[dict[str, Any]]) -> list[tuple[str, str, str]]:

@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
 STDIN = Path("-")
 EARLIER_EVERY_S = 0.5
-"""How often the results of ids that turned out to be sent before are looked up, of all known by then at once."""
+"""How often the results of ids that were sent before are searched, for all known by then at once."""
 WARNED_LINES = 1000
-"""Whose fields are looked at for near misses."""
+"""Lines whose fields are checked for near misses."""
 READ_AHEAD = 100
 """Lines of stdin that may wait to be sent."""
 
@@ -71,13 +71,15 @@ class Waiting:
     ids: dict[str, None] = field(default_factory=dict)
     """In the order in which they were sent."""
     again: set[str] = field(default_factory=set)
-    """Ids sent more than once here: one of the records will be answered, though another is reported as a duplicate."""
+    """Ids sent more than once here: one of the records will be answered, although another is reported as a
+    duplicate.
+    """
     earlier: set[str] = field(default_factory=set)
-    """Ids that were sent before, by another command: their result is on the topic already, or comes later."""
+    """Ids that another command sent before: their result is on the topic already, or comes later."""
     answered: int = 0
     failed: int = 0
     steps: int = 0
-    """Of plans, ended so far."""
+    """Steps of plans that have ended."""
     all_sent: bool = False
 
     def sent(self, name: str) -> None:

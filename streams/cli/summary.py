@@ -24,7 +24,7 @@ MEASURES = {
     "totalTokens": "total_tokens",
     "cost": "cost",
 }
-"""As they are called in documents and in `Aggregate`."""
+"""Their names in documents and in `Aggregate`."""
 
 
 def newest(aggregates: Iterable[Aggregate]) -> list[Aggregate]:

@@ -31,7 +31,7 @@ MAX_IDS = 1_000_000
 RETRY_PREFIX = "retry-"
 MAX_ID = 256
 AHEAD_MS = 60_000
-"""How far this machine's clock may be behind the one that a time was taken from."""
+"""How far this machine's clock may be behind the clock of the given time."""
 LOOK_BACK_MS = 24 * 3600 * 1000
 """How much earlier than its result a task may have been sent: as long as it may wait by default."""
 

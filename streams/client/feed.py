@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 POLL_MS = 500
 RETRY_PAUSE_S = 0.5
 CHECK_INTERVAL_S = 10.0
-"""How often a feed looks for added partitions, and, when nothing comes, whether its consumer still fetches."""
+"""How often a feed checks for added partitions, and, without new records, whether its consumer still fetches."""
 CLOSE_TIMEOUT_S = 5.0
 END_TIMEOUT_S = 20.0
 METADATA_MAX_AGE_MS = 30_000

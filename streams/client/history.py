@@ -32,9 +32,11 @@ from streams.settings import Settings
 log = logging.getLogger(__name__)
 
 FIRST_LOOK_S = 1.0
-"""An id given by the user may have been answered before: earlier results are searched when none comes within this time."""
+"""An id given by the user may have been answered before: earlier results are searched if none comes within this
+time.
+"""
 REST_FACTOR = 5
-"""The pause between two searches is so many times what the last one took: they never take over."""
+"""The pause between two searches is this many times the duration of the last one: searches never dominate."""
 RETRY_S = 5.0
 PLAIN = re.compile(r"[A-Za-z0-9._:-]+")
 

@@ -18,10 +18,10 @@ Payloads = Iterable[Any] | AsyncIterable[Any]
 Window = dict[str, Handle]
 """Tasks under way, by id."""
 Ready = asyncio.Queue[tuple[Handle, asyncio.Future[TaskResult[Any]]] | None]
-"""Each task with the future of its submission: a later one would miss an error that ended that wait."""
+"""Each task with the future of its submission: a later future would miss an error that ended the wait."""
 
 JUDGED_FROM = 100
-"""Of payloads whose number is not known, the share of failures is judged from this many results on, and at the end."""
+"""If the number of payloads is unknown, the share of failures is checked from this many results on, and at the end."""
 
 
 class Tolerance:

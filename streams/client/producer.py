@@ -43,7 +43,7 @@ _WORN = (
     kafka.InvalidProducerEpoch,
     kafka.ProducerFenced,
 )
-"""The broker and this producer disagree on what was sent: only another producer can go on."""
+"""The broker and this producer disagree on what was sent: only a new producer can continue."""
 
 Lost = Callable[[Request, ClientError], None]
 

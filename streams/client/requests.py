@@ -31,7 +31,7 @@ _MISSPELT = {name.replace("_", "").lower(): name for name in (*_OPTIONS, *_WIRE_
     "capability": "capabilities",
     "expires": "expires_in",
 }
-"""What an option may be mistaken for, without case and underscores."""
+"""Spellings that suggest an option, without case and underscores."""
 _SIMILAR = 0.88
 
 

@@ -49,7 +49,7 @@ CYCLE: tuple[tuple[float, Condition, str], ...] = (
     (20.0, "healthy", "is repaired; in three minutes it falls ill again"),
     (120.0, "healthy", ""),
 )
-"""Seconds to wait, what the bad agent becomes then, what to say; over and over."""
+"""Seconds to wait, the bad agent's next condition, the text to show; repeated."""
 WORKER_SETTINGS = {"PARALLAX_STATS__CHECK_INTERVAL": "10s", "PARALLAX_LOG_LEVEL": "warning"}
 
 

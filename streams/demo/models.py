@@ -22,7 +22,7 @@ Condition = Literal["healthy", "degraded", "failing"]
 
 TRAINING_ROWS = 400
 NEUTRAL = 0.5
-"""What the data set itself uses for "cannot say": a lookup that fails leaves this in the place of the feature."""
+"""The data set's own value for "unknown": a failed lookup leaves it in place of the feature."""
 RAMP = 80
 """A degraded agent has lost all its lookups after this many answers."""
 

@@ -37,7 +37,7 @@ RESULTS_GRACE_S = 20.0
 """How long after its deadline the last result may take: retries, a slow machine."""
 STATISTICS_GRACE_S = 10.0
 WHOLE_S = 115.0
-"""After this the demo gives up, whatever it is waiting for."""
+"""The demo gives up after this time."""
 
 WORKER_SETTINGS = {
     "PARALLAX_SESSION_TIMEOUT": "6s",  # the embedded broker holds a group's first join for half of it

@@ -23,7 +23,7 @@ from streams.demo.board import RECENT, AgentLine, Board, Moment
 PLAIN_WIDTH = 110
 PLAIN_EVERY_S = 5.0
 FIXED_LINES = 12
-"""Of the live picture, beside the moments."""
+"""Lines of the live picture, beside the moments."""
 WIDE = 100
 REFRESH_HZ = 4
 STYLES = {

@@ -25,7 +25,7 @@ PATIENCE = 1000
 STREAM = 20_000
 """Points of one stream when run lengths are measured."""
 SIZED, COPIES = 1000, 10
-"""Points and streams by which memory is measured. River's parts in Rust are not seen."""
+"""Points and streams of the memory measurement. It does not see river's parts in Rust."""
 DROPS = (0.1, 0.2, 0.3)
 
 STABLE: dict[str, Shape] = {

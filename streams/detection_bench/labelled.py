@@ -20,7 +20,7 @@ HISTORY = 1300
 """Points before the first incident."""
 APART = 900
 GRACE = 60
-"""Points after an incident in which an alarm still counts for it: the way back is part of it."""
+"""Points after an incident in which an alarm still counts for it: the recovery is part of it."""
 START_MS = 1_790_000_000_000
 
 Incident = Literal["drop", "rise", "shift", "creep", "spike", "dip", "burst", "stuck", "ramp", "missing-peak"]

@@ -21,9 +21,9 @@ from streams.dispatch.task_run import TaskRun
 from streams.rules.dispatch.delaying import CLOSED_S, is_crowded, low_mark, to_read_back
 
 CHECK_S = 0.25
-"""How often tasks left on their topic are looked after: deadlines, and queues that run low."""
+"""How often tasks left on their topic are checked: for deadlines, and for queues that run low."""
 MAX_AGENTS = 2000
-"""Agents of one partition: with more, those that rest are forgotten."""
+"""Agents of one partition; beyond that, resting ones are forgotten."""
 TIDY_S = 10.0
 
 

@@ -22,18 +22,18 @@ from streams.schema_registry import learn_schemas
 log = structlog.get_logger(__name__)
 
 MAX_WAITING = 200_000
-"""Tasks of one partition that wait on their topic; with more, the partition takes nothing in."""
+"""Tasks of one partition that wait on their topic; beyond that, the partition reads no more."""
 RETRY_S = 1.0
 BATCH = 256
 TURN = 64
-"""Tasks that are processed in one turn of the loop."""
+"""Tasks processed in one turn of the loop."""
 
 
 @dataclass(slots=True)
 class _Queue:
     tasks: Backlog = field(default_factory=Backlog)
     bytes: int = 0
-    """Of all that wait here, about: to guess how many may be read back."""
+    """Approximate bytes of all waiting tasks: to estimate how many may be read back."""
     loading: int = 0
 
 

@@ -23,15 +23,17 @@ from streams.settings import Settings
 
 MAX_POOLS = 256
 MAX_KEYS = 1000
-"""Ordering keys whose agent a list of agents remembers."""
+"""Ordering keys whose agent a candidate list remembers."""
 FRESH_MS = 100
 PER_MS = 10
-"""A list of a thousand is made anew every second, and when something turned, after 100 ms: that costs a hundredth of a core."""
+"""A list of a thousand is rebuilt every second, and 100 ms after availability changed: that costs a hundredth of a
+core.
+"""
 ON_THE_WAY_MS = 300
-"""A task sent shortly before its agent's standing was written may not be counted in it."""
+"""A task sent shortly before its agent's status was written may not be counted in it."""
 SENT_MS = 30_000
 LOAD_MS = 30_000
-"""A busy agent's standing is written every ten seconds: what is older is of a partition that died."""
+"""A busy agent's status is written every ten seconds: an older one is from a partition whose owner died."""
 MAX_SENT = 1000
 TRIALS = 3
 """As many as a half-open circuit lets through."""

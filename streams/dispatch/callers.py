@@ -29,7 +29,9 @@ from streams.dispatch.task_run import TaskRun
 from streams.settings import Settings
 
 MAX_LATE_S = 1.0
-"""A call that lasts longer than this is taken to have reached its agent by then; less for short windows: `_late_s`."""
+"""A call that lasts longer than this is assumed to have reached its agent by then; less for short windows:
+`_late_s`.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from math import isinf
 from streams.dispatch.task_run import TaskRun
 
 MAX_FOLLOWERS = 64
-"""Runs of one partition that wait for others: they count as in flight, and must not take the place of other agents' tasks."""
+"""Runs of one partition that wait for others: they count as in flight, and must not displace other agents' tasks."""
 
 
 @dataclass(slots=True)

@@ -37,20 +37,20 @@ class DispatchContext:
     metrics: DispatchMetrics
     wall_ms: Callable[[], int]
     cancelled: Callable[[str, int], str | None]
-    """Why a task id is to be cancelled that was submitted then (epoch ms), or None."""
+    """Why a task id submitted then (epoch ms) is cancelled, or None."""
     partition_count: Callable[[], int]
     builtin: Callable[[Task], AgentRegistration]
     """The built-in agent of a task of another type than `agent`. Raises `AgentError`."""
     cleared: Callable[[str], int]
-    """When an agent's cached answers were last asked to be forgotten, epoch ms."""
+    """When an agent's cached answers were last cleared, epoch ms."""
     balancer: Balancer
     circuit_changed: Callable[[str, Caller[TaskRun]], None]
     read_again: ReadAgain
     templates: Templates = field(default_factory=dict)
     """Local patterns, whose tasks the plan coordinator runs."""
     calibrated: Callable[[str, float], float | None] = lambda _agent, _confidence: None
-    """What an agent's stated confidence is worth; None: not known."""
+    """The calibrated value of an agent's stated confidence; None: unknown."""
     withdraw: Callable[[bytes], list[Output]] = lambda _key: []
-    """What was given to `emit` under this key and is not sent yet: the caller writes it."""
+    """Takes back records given to `emit` under this key and not sent yet: the caller writes them."""
     tracing: Tracing | None = None
-    """Makes spans, if they are on."""
+    """Makes spans, if tracing is on."""

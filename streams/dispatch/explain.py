@@ -22,7 +22,7 @@ from streams.dispatch.task_run import TaskRun
 from streams.dispatch.unassigned import UnassignedTasks
 
 CLOSED = ("circuit_open", "retry_after", "rate_limited")
-"""Reasons for which the agent as a whole takes no call until a time that is known."""
+"""Reasons why the agent as a whole takes no call until a known time."""
 
 
 class Explainer:

@@ -10,7 +10,7 @@ from streams.rules.dispatch.ordering import Chain, LogPosition
 
 T = TypeVar("T")
 PREFIX = "\x01"
-"""No agent's id begins so: what waits behind an earlier task is kept apart by it, in memory and on its topic."""
+"""No agent's id begins with it: it separates tasks that wait behind an earlier one, in memory and on their topic."""
 
 
 class OrderedKey(Chain[T]):
@@ -29,7 +29,7 @@ class OrderedKey(Chain[T]):
         self.stored: tuple[str, ...] = ()
         """Topics on which tasks of this key may be left."""
         self.queued = False
-        """Whether it is looked at soon."""
+        """Whether a check of it is due soon."""
 
     def name(self, topic: str) -> str:
         """The name under which its tasks are left on a topic."""

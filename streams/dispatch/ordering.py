@@ -25,18 +25,19 @@ from streams.rules.dispatch.builtins import builtin_id
 from streams.rules.dispatch.ordering import READING, TOPICS, LogPosition
 
 MAX_KEYS = 20_000
-"""Keys of one partition with a task that has not ended; with more, the partition takes nothing in. One takes about 1 KiB, and
-as much again for each topic on which tasks of it are left."""
+"""Keys of one partition with a task that has not ended; beyond that, the partition reads no more. One takes about 1
+KiB, and as much again for each topic on which tasks of it are left.
+"""
 MAX_IN_MEMORY = 256
 """Tasks of one partition that wait in memory behind others of their key: they count as in flight."""
 KEEP = 8
-"""The same of one key and topic; as many are read back at once."""
+"""The same for one key and topic; as many are read back at once."""
 CHECK_S = 0.25
-"""How often deadlines of tasks left on their topic are looked at."""
+"""How often deadlines of tasks left on their topic are checked."""
 CATCH_UP_S = 0.02
 RECHECK_S = 0.05
 TURN = 64
-"""Keys that are looked at in one turn of the loop."""
+"""Keys checked in one turn of the loop."""
 
 
 class OrderedTasks:

@@ -30,7 +30,9 @@ from streams.settings import Settings
 log = structlog.get_logger(__name__)
 
 CLOCKS_AGREE_MS = 2_000
-"""The corrected clocks of two workers agree to this, see `BrokerClock`; limits and pauses hold so much too long after a move."""
+"""The corrected clocks of two workers agree to this, see `BrokerClock`; after a move, limits and pauses hold that much
+too long.
+"""
 
 
 class PartitionState:

@@ -44,7 +44,9 @@ from streams.rules.source_record import MOVED_HEADER, SourceRecord
 from streams.rules.task_records import Success
 
 LONG_WAIT_S = 1.0
-"""A task whose agent takes no call for longer than this is reported as waiting, and goes to another agent if it may."""
+"""A task whose agent takes no call for longer than this is reported as waiting, and moves to another agent if it
+may.
+"""
 
 
 class DispatchProcessor:

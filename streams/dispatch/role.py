@@ -54,7 +54,7 @@ from streams.rules.dispatch.state_rows import belongs
 from streams.rules.source_record import SourceRecord
 
 UNLIMITED = 10_000_000
-"""Records in flight: what they take in memory is bounded by `HeldMemory`."""
+"""Records in flight: `HeldMemory` bounds their memory."""
 
 
 class DispatchRole(EngineRole[DispatchHandler]):

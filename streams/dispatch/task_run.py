@@ -67,42 +67,42 @@ class TaskRun(PendingCall):
     origin_ms: int
     deadline_ms: int | None
     size: int
-    """Bytes it is taken to need in memory."""
+    """Estimated bytes in memory."""
     hops: int = 0
     chosen: str = ""
-    """The agent that was chosen before this record was written; empty: none was. Its id was found to be new then."""
+    """The agent that was chosen before this record was written; empty: none. Its id was then found to be new."""
     reloaded: str | None = None
-    """What it waited for on its topic, if it was read back because it is its turn now."""
+    """What it waited for on its topic, if it was read back for its turn."""
     judged: Judged | None = None
-    """The answer that the agent called here is to judge; None: the task itself is to be answered."""
+    """The answer that the agent called here must judge; None: the agent answers the task itself."""
     waited_for_agent: bool = False
     """It has waited here among the tasks without an agent."""
     cache_key: str | None = None
     agent_id: str | None = None
     held_for: str | None = None
-    """The agent whose share of the memory it is counted in."""
+    """The agent whose share of the memory it counts in."""
     reroutes: int = 0
     """How often another agent was chosen for it under this owner."""
     claims: list[tuple[bytes, bool]] = field(default_factory=list)
     """Digests of its id that this partition holds for it, and whether each outlives a move to another topic."""
     token: str | None = None
-    """Names the record that takes this one's place, until it has come."""
+    """Identifies the record that replaces this one, until it has come."""
     ending: tuple[list[Output], bool] | None = None
     """Its end, if it came before that record."""
     ordering_key: str | None = None
     """Tasks with the same one are called one at a time at an agent."""
     first_record: LogPosition = _NO_RECORD
-    """Of a task with an ordering key: where its record lay before it was relocated."""
+    """For a task with an ordering key: the position of its record before it was relocated."""
     not_before_ms: int | None = None
     """No agent is called before this time, epoch ms; None: it may be called now, or its time has come."""
     cancel_reason: str | None = None
     """Why it was cancelled while it waited for its time, in a sentence; None: it was not."""
     ordered: OrderedKey[TaskRun] | None = None
-    """The tasks of its key, while it is one of them."""
+    """The tasks of its key, while it is among them."""
     to_relocate: bool = False
     """Its record is to be relocated as soon as those of its key before it are."""
     span: WorkSpan | None = None
-    """Of the work on it; None: spans are off."""
+    """The span of its processing; None: tracing is off."""
 
     @property
     def any_agent(self) -> bool:

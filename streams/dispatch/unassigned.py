@@ -22,7 +22,7 @@ BACKLOG_CHECK_S = 1.0
 BATCH = 64
 """Tasks tried in one turn of the loop."""
 PREFIX = "\x00"
-"""No agent's id begins so: keys of groups and of agents are kept apart by it."""
+"""No agent's id begins with it: it separates keys of groups from those of agents."""
 
 
 def group_key(run: TaskRun) -> str:

@@ -21,10 +21,10 @@ from streams.rules.records import Output
 MAX_RECORD_BYTES = 12 * 1024 * 1024
 BATCH_BYTES = 512 * 1024
 DEFAULT_LIMIT = 1_048_588
-"""Kafka's own default for `max.message.bytes`, where a topic's is not known."""
+"""Kafka's own default for `max.message.bytes`, if a topic's is unknown."""
 LEAST_LIMIT = 64 * 1024
 _OVERHEAD = 120
-"""Bytes of a batch's and a record's own fields, generously."""
+"""Generous size of a batch's and a record's own fields, bytes."""
 
 
 class TooLarge(Exception):

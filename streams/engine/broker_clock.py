@@ -24,7 +24,7 @@ PROBE_S = 60.0
 PROBE_TIMEOUT_S = 10.0
 PROBE_KEY = b"clock"
 NEGLIGIBLE_MS = 500
-"""Differences below this are no more than round trips, and are not corrected."""
+"""Differences below this may be round trips, and are not corrected."""
 REPORTED_MS = 5_000
 MAX_ROUND_TRIP_MS = 2_000
 LOG_APPEND_TIME = 1
@@ -43,7 +43,7 @@ class BrokerClock:
         self._local_ms = local_ms
         self._reported = False
         self.skew_ms = 0
-        """How far this machine is ahead of the brokers; 0 while that is not known, or negligible."""
+        """How far this machine is ahead of the brokers; 0 while unknown or negligible."""
 
     def now_ms(self) -> int:
         """Epoch milliseconds."""

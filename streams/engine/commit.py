@@ -31,10 +31,10 @@ Offsets = dict[TopicPartition, OffsetAndMetadata]
 log = structlog.get_logger(__name__)
 
 COMMIT_TIMEOUT_S = 60.0
-"""The broker gives up a transaction of this age itself; a commit that takes longer waits for something that is not there."""
+"""The broker itself aborts a transaction of this age; a commit that takes longer hangs."""
 CLOSE_TIMEOUT_S = 5.0
 FIRST_COMMIT_S = 0.01
-"""How long a commit takes, before one was measured."""
+"""Assumed duration of a commit before one was measured."""
 
 
 class CommitFailed(Exception):
@@ -68,7 +68,7 @@ class Commit(NamedTuple):
 
 
 Collect = Callable[[], Commit | None]
-"""Called once, when the commit begins: what is ready by then goes along. None: there is nothing to commit."""
+"""Called once, when the commit begins: it includes what is ready by then. None: there is nothing to commit."""
 
 
 class Committer(Protocol):

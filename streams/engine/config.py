@@ -27,18 +27,19 @@ class EngineConfig:
     drain_timeout_s: float
     """How long calls under way may take to finish when partitions move."""
     stop_timeout_s: float
-    """The same when this worker stops."""
+    """How long calls under way may take to finish when this worker stops."""
     state: str | None
-    """Short name of the compacted topic that moves with each partition; None: nothing does."""
+    """Short name of the compacted topic with the state that moves with each partition; None: there is none."""
     exact_ends: bool
-    """Whether the broker tells true end offsets (the embedded one may tell too little)."""
+    """Whether the broker reports true end offsets (the embedded one may report too low ones)."""
     from_end: Callable[[Sequence[bytes]], Sequence[str]] | None = None
-    """Of what is remembered: the sources that may begin at their ends where the group never committed, and whose records are not
-    missed when they expire; None: none may."""
+    """From the state: the sources that may begin at their ends if the group never committed, and whose records are not
+    missed when they expire; None: no source.
+    """
     assignor: AlignedAssignor = field(default_factory=AlignedAssignor)
-    """How the group deals out its partitions, of this member."""
+    """This member's assignor, by which the group assigns its partitions."""
     belongs: Belongs | None = None
-    """What a partition that was added takes over; None: nothing."""
+    """What an added partition takes over; None: nothing."""
 
     @classmethod
     def of(

@@ -45,7 +45,7 @@ from streams.rules.engine.starts import Losses
 log = structlog.get_logger(__name__)
 
 H = TypeVar("H", bound=Handler)
-"""What works on the records of one partition."""
+"""The handler of one partition's records."""
 
 
 @dataclass(slots=True)
@@ -82,11 +82,11 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
         self.config = config
         self.processors: dict[int, PartitionProcessor] = {}
         self.ends: dict[TopicPartition, int] = {}
-        """Where the logs of open partitions ended when the watchdog last asked; also of those that there is no room to fetch."""
+        """The ends of open partitions' logs when the watchdog last asked; also of those without room to fetch."""
         self.log_changes = 0
-        """How often a log turned out not to be the one that was read."""
+        """How often a log was found not to be the one that was read."""
         self.renewals = 0
-        """How often the consumer was given up for another one."""
+        """How often the consumer was replaced."""
         self.assigned = asyncio.Event()
         self.lease = Lease(config.session_timeout_s, self._replaced)
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -95,7 +95,7 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
         self._names = {full_name(source, config.prefix): source for source in config.sources}
         self.wall_ms = wall_ms
         self.ages: RecordAges[TopicPartition] = RecordAges()
-        """Of the oldest unfinished records, as `RetentionWatch` last saw them."""
+        """Ages of the oldest unfinished records, as `RetentionWatch` last saw them."""
         self.expired = ExpiredRecords(self._names, event, wall_ms)
         self._starting: dict[int, asyncio.Task[None]] = {}
         self._started: list[_Start] = []

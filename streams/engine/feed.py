@@ -29,15 +29,16 @@ POLL_MS = 200
 POLL_RECORDS = 500
 FULL_CHECK = 32
 TURN = 64
-"""Records handed over in one turn of the loop. With more a turn lasts long when agents answer at once, and commits, which take
-a dozen turns, take seconds: all that is not committed is done again after a kill."""
+"""Records handed over in one turn of the loop. With more, a turn takes long when agents answer at once, and commits,
+which need a dozen turns, take seconds: everything uncommitted is done again after a kill.
+"""
 UNREADABLE_PAUSE_S = 30.0
 LISTEN_PAUSE_S = 1.0
 FAILED_PAUSE_S = 0.1
 TELL_S = 5.0
-"""A failure that goes on is logged this often."""
+"""How often a continuing failure is logged."""
 GIVE_UP_S = 60.0
-"""Polls that are refused for so long without one that works: no wait will mend it."""
+"""How long polls may be refused without one that works: waiting longer does not help."""
 
 
 class Feed:

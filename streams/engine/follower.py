@@ -34,7 +34,7 @@ from streams.schema_registry import SchemaRegistry, SchemaUnavailable, registry
 log = structlog.get_logger(__name__)
 
 STALL_TIMEOUT_S = 60.0
-"""The first reading gives up when it has made no progress for this long, however much there is to read."""
+"""The first reading gives up after this time without progress, however much there is to read."""
 CATCH_UP_TIMEOUT_S = 5.0
 FETCH_WAIT_MS = 500
 POLL_MS = 1000
@@ -44,7 +44,7 @@ LOOK_TIMEOUT_S = 10.0
 UNKNOWN = Identity("", -1)
 RETRY_S = 1.0
 MAX_RETRY_S = 10.0
-"""For a topic that is missing; otherwise a worker would act on what was true before an outage for longer than need be."""
+"""For a missing topic; with a longer pause a worker would use outdated information longer than necessary."""
 
 
 class TopicMissing(Exception):
@@ -72,7 +72,7 @@ class Follower:
         self._topic = topic
         self._apply = apply
         self.problem: str | None = None
-        """Why the topic cannot be read at present, in one line; None while it is read."""
+        """Why the topic cannot be read now, in one line; None while it is read."""
         self._positions: dict[TopicPartition, int] = {}
         self._seen: dict[TopicPartition, LogSeen] = {}
         self._looked_at = 0.0

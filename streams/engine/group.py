@@ -30,7 +30,7 @@ METADATA_MAX_AGE_MS = 30_000
 JOIN_PAUSE_S = 1.0
 MAX_JOIN_PAUSE_S = 5.0
 JOIN_TRIES = 30
-"""Refusals in a row; brokers that are away refuse nothing."""
+"""Refusals in a row; unreachable brokers do not count."""
 NOBODY_KNOWS = Identity("", -1)
 
 

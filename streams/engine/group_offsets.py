@@ -28,7 +28,7 @@ from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16,
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 UNSTABLE = 88
-"""Of the protocol, for an offset of a transaction that is not over; aiokafka has no name for it."""
+"""Protocol error code for an offset of a transaction that has not ended; aiokafka has no name for it."""
 WAIT_S = 10.0
 PAUSE_S = 0.1
 

@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 
 CHECK_S = 5.0
 PATIENCE_S = 60.0
-"""How long the group has to deal out added partitions before it is asked for them again."""
+"""How long the group may take to assign added partitions before it is asked again."""
 
 
 class GrowthWatch:

@@ -39,7 +39,7 @@ _ELSEWHERE = (
     GroupLoadInProgressError.errno,
     NotCoordinatorForGroupError.errno,
 )
-"""Another broker coordinates the group by now, or this one not yet."""
+"""Another broker coordinates the group now, or this one not yet."""
 
 
 class _Response(Response):  # type: ignore[misc]  # aiokafka ships no types

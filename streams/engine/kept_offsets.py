@@ -19,7 +19,7 @@ from streams.rules.engine.start_offsets import KeptOffset
 from streams.rules.records import Output
 
 MARK = b'"heads":'
-"""In the bytes of each such record, and hardly in another: spares decoding the others."""
+"""In the bytes of each such record, and rarely in others: spares decoding those."""
 
 
 class KeptOffsets:

@@ -34,7 +34,7 @@ class LeftOpen:
         self._end = end
         self._is_current = is_current
         self._since: dict[int, float] = {}
-        """When each partition whose last look is still to come began to open; loop time."""
+        """When each partition with a pending last check began to open; loop time."""
         self._opening: set[int] = set()
         self._consumer: AIOKafkaConsumer | None = None
         self._looking: asyncio.Task[None] | None = None

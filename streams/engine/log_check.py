@@ -30,9 +30,9 @@ log = structlog.get_logger(__name__)
 
 ASK_TIMEOUT_S = 10.0
 SHORT_LOOKS = 2
-"""Looks in a row at which a log ends before what was read of it: a new leader may not know its end at the first."""
+"""Checks in a row at which a log ends before what was read of it: a new leader may not know its end at the first."""
 UNANSWERED_LOOKS = 3
-"""Looks in a row without an answer that are reported: until one has an answer, a log that loses its end goes unnoticed."""
+"""Checks in a row without an answer that are reported: until the next answer, a truncated log goes unnoticed."""
 
 
 class LogCheck:

@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import UnknownMemberIdError
 
 FENCED_INSTANCE_ID = 82
-"""Of the protocol, for a static member that another one replaced; aiokafka has no name for it."""
+"""Protocol error code for a static member that another one replaced; aiokafka has no name for it."""
 
 
 class Membership(NamedTuple):

@@ -25,10 +25,10 @@ from aiokafka.structs import TopicPartition
 log = structlog.get_logger(__name__)
 
 ONGOING = "Ongoing"
-"""Of the protocol: a transaction whose end nobody has asked for yet."""
+"""The protocol's state of a transaction whose end was not requested yet."""
 TRANSACTION_TIMEOUT_MS = 60_000
 BROKER_TIMEOUT_S = 3.0
-"""For one broker; the others are asked beside it."""
+"""For one broker; the others are asked at the same time."""
 
 
 class _ListResponse(Response):  # type: ignore[misc]  # aiokafka ships no types

@@ -1,7 +1,8 @@
-"""Opens a partition: what is committed and what its earlier owners remembered is read, and its handler is made of that.
+"""Opens a partition: reads what is committed and its earlier owners' state, and makes its handler.
 
-In: a partition number that was assigned. Out: its `PartitionProcessor`, ready to be fed, and where each of its topics begins.
-It tries until that works, waits for brokers that are away, and gives up when no wait can help. It never fetches.
+In: a partition number that was assigned. Out: its `PartitionProcessor`, ready to be fed, and where each of its topics
+begins. It tries until that works, waits for unreachable brokers, and gives up when waiting cannot help. It never
+fetches.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ Heads = dict[str, int]
 
 
 class PartitionOpener:
-    """Of one engine."""
+    """The opener of one engine."""
 
     def __init__(
         self,
@@ -55,7 +56,7 @@ class PartitionOpener:
         inherited: InheritedState | None,
         expired: ExpiredRecords,
     ) -> None:
-        """`names`: intake topics as the brokers have them, to their short names. `kept` and `inherited`: None without state."""
+        """`names`: full names of the intake topics to their short names. `kept` and `inherited`: None without state."""
         self._config = config
         self._names = names
         self._consumer = consumer
@@ -73,9 +74,10 @@ class PartitionOpener:
     async def open(
         self, number: int, pause_s: float, known: Callable[[], Mapping[str, KeptOffset]]
     ) -> tuple[PartitionProcessor, Heads]:
-        """After `pause_s` seconds. `known`: what this worker knew of the logs when it lost the partition.
+        """Open the partition after `pause_s` seconds. `known`: what this worker knew of the logs when it lost the
+        partition.
 
-        Raises what cannot be mended by trying again: `RuntimeError` in one line, or a fault of our own.
+        Raises errors that another try cannot fix: `RuntimeError` in one line, or a fault of our own.
         """
         tries = OpeningTries(pause_s)
         last: BaseException = KafkaError()
@@ -119,14 +121,15 @@ class PartitionOpener:
         return {source: processor.ledgers[source].head for source in heads}
 
     async def _current(self) -> None:
-        """Wait until the coordinator has taken this worker for a member: one that wakes from a freeze while it opens a partition
-        must not fence the owner that the partition has by now. If it is no member, its partitions are revoked meanwhile.
+        """Wait until the coordinator has confirmed this worker as a member. A worker that wakes from a freeze while it
+        opens a partition must not fence the partition's present owner. If it is no member, its partitions are revoked
+        meanwhile.
         """
         while not self._is_current():  # noqa: ASYNC110 - heartbeats renew the lease, at long intervals
             await asyncio.sleep(CURRENT_RECHECK_S)
 
     async def _remembered(self, processor: PartitionProcessor) -> list[bytes]:
-        """The newest value of each key of what its earlier owners wrote, or those of the partition it came from."""
+        """The newest value of each key that earlier owners wrote, or of the partition from which this one took over."""
         if self._inherited is None:
             return []
         found = await self._inherited.read(processor.number, self._partition_count(), self._consumer())

@@ -32,12 +32,12 @@ log = structlog.get_logger(__name__)
 
 ROW_BYTES = 300
 SKIP_COMMIT_S = 2.0
-"""Records that are none of ours alone make no commit sooner than this."""
+"""Skipped records alone cause no commit sooner than this."""
 MAX_OUTPUT_BYTES = 16 * 1024 * 1024
-"""Finished and not committed: beyond this a partition takes nothing in."""
+"""Finished and uncommitted outputs: beyond this a partition reads no more."""
 UNBLOCK_BATCH = 256
 CUT_OFF_S = 1.0
-"""A call that is cut off ends within a few turns of the loop, unless its transport holds on to it."""
+"""A call that is cut off ends within a few turns of the loop, unless its transport delays it."""
 
 
 class Head(NamedTuple):
@@ -78,7 +78,7 @@ class PartitionProcessor:
         self.partitions = dict(partitions)
         self.ledgers: dict[str, Ledger] = {}
         self.logs: dict[str, KeptOffset] = {}
-        """What is known of the log of each topic; `offset` and `map` are not kept up to date here."""
+        """What is known of each topic's log; `offset` and `map` are not kept up to date here."""
         self.inboxes: dict[str, deque[ConsumerRecord]] = {source: deque() for source in self.partitions}
         self.batches = {source: Batches() for source in self.partitions}
         self.handler: Handler | None = None
@@ -92,7 +92,7 @@ class PartitionProcessor:
         self._inherited: list[Output] = []
         self._expired_records = expired or ExpiredRecords()
         self._expired: dict[TopicPartition, Expired] = {}
-        """Not committed yet."""
+        """Expired records, not committed yet."""
         self._finished: list[tuple[str, int]] = []
         self._outputs: list[Output] = []
         self._after: list[Callable[[], None]] = []

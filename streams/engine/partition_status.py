@@ -27,11 +27,11 @@ class PartitionStatus(NamedTuple):
     in_flight: int
     lag: int | None
     blocking: Callable[[], dict[str, Any] | None]
-    """What holds the commit; see `PartitionProcessor.blocking`."""
+    """What holds back the commit; see `PartitionProcessor.blocking`."""
     oldest_ms: int | None = None
-    """Age of the oldest record that is not finished, as of a few seconds ago; 0: all are finished. None: not known."""
+    """Age of the oldest unfinished record a few seconds ago; 0: all are finished. None: unknown."""
     expired: int | None = None
-    """Records that were removed before they were worked on, since this worker started; None: not counted here."""
+    """Records removed before they were processed, since this worker started; None: not counted here."""
 
 
 def partition_statuses(engine: Engine[Any] | None) -> Iterator[PartitionStatus]:

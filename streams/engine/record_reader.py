@@ -18,16 +18,16 @@ from streams.engine.group import close
 from streams.lenient_decoding import poll_from
 
 READ_TIMEOUT_S = 8.0
-"""Without progress."""
+"""Time without progress."""
 POLL_MS = 100
 FETCH_BYTES = 128 * 1024
 MAX_RECORDS = 1000
 FAR = 2000
-"""Offsets that lie further apart than this are read in two goes."""
+"""Offsets that are further apart than this are read separately."""
 CLOSE_TIMEOUT_S = 5.0
 
 ReadAgain = Callable[[str, int, Sequence[int]], Awaitable[dict[int, ConsumerRecord]]]
-"""What `RecordReader.read` does."""
+"""The signature of `RecordReader.read`."""
 
 
 class RecordReader:

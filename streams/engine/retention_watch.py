@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 LOOK_S = 10.0
 RETENTION_S = 300.0
-"""How often topic settings are asked for."""
+"""How often topic settings are read."""
 ASK_TIMEOUT_S = 10.0
 
 Retentions = Callable[[], Awaitable[Mapping[str, int]]]

@@ -35,7 +35,7 @@ from streams.engine.membership import Membership, membership
 log = structlog.get_logger(__name__)
 
 TOGETHER_S = 15.0
-"""Partitions that wait longer than this for one another are tried each by itself: one of them may have no leader."""
+"""Partitions that wait longer than this for one another are tried one by one: one of them may have no leader."""
 MOST_BYTES = 32 * 1024 * 1024
 """Outputs of one transaction; a partition that would go beyond waits for the next one."""
 CURRENT_RECHECK_S = 0.05
@@ -99,7 +99,7 @@ class SharedTransactions:
         self._waiting: dict[_Waiting, None] = {}
         self._wanted = asyncio.Event()
         self._under_way: dict[int, asyncio.Event] = {}
-        """By partition number: what tells that its transaction has ended."""
+        """By partition number: the future of the end of its transaction."""
         self._started = False
         self._starting = asyncio.Lock()
         self._loop_task: asyncio.Task[None] | None = None

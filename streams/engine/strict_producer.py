@@ -40,9 +40,9 @@ from streams.engine.membership import Membership
 from streams.engine.sender import replace_sender
 
 QUEUE_PAUSE_S = 0.005
-"""How often batches that are still being queued are looked at for new partitions."""
+"""How often batches that are still being queued are checked for new partitions."""
 CONCURRENT_PAUSE_S = 0.003
-"""The coordinator still writes the end of the last transaction: that takes a few milliseconds."""
+"""The coordinator still writes the end of the last transaction, which takes a few milliseconds."""
 
 
 class OutcomeUnknown(ProducerFenced):  # type: ignore[misc]  # aiokafka ships no types
@@ -226,7 +226,9 @@ class StrictProducer(AIOKafkaProducer):  # type: ignore[misc]
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.end_asked = False
-        """Whether a commit of the running transaction was asked for. If not, nothing of it comes into force after an error."""
+        """Whether the commit of the running transaction was requested. If not, nothing of it takes effect after an
+        error.
+        """
         self._sender: Any = replace_sender(self, _StrictSender)
 
     async def begin_transaction(self) -> None:

@@ -25,7 +25,7 @@ from streams.rules.engine.stall import StallRule
 log = structlog.get_logger(__name__)
 
 LOOKS = 6
-"""Looks within the time that makes a stall."""
+"""Checks within the time that makes a stall."""
 ASK_TIMEOUT_S = 10.0
 
 

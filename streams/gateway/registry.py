@@ -37,7 +37,7 @@ BATCH = 100
 """Records written at once."""
 
 Write = Callable[[str, AgentRegistration | None, str], Awaitable[Position]]
-"""Agent id, registration (None: a tombstone), mark -> where the acknowledged record lies. Raises `NotWritten`."""
+"""Agent id, registration (None: a tombstone), mark -> position of the acknowledged record. Raises `NotWritten`."""
 Tell = Callable[[EventType, str, dict[str, Any]], None]
 
 
@@ -53,7 +53,7 @@ class _Claim:
     away_at: float | None = None
     dirty: bool = False
     later: list[tuple[AgentRegistration | None, Position, str]] = field(default_factory=list)
-    """Records seen before it was known where our own lies."""
+    """Records seen before the position of our own was known."""
 
 
 class GatewayRegistry:

@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
 EVERYBODY = Caller("operate")
-"""Where nothing is asked."""
+"""The caller if authentication is off."""
 MISSING = "this worker asks for a token: send Authorization: Bearer TOKEN"
 
 

@@ -37,7 +37,7 @@ METRICS_S = 1.0
 SEND_TIMEOUT_S = 30.0
 CLOSE_WAIT_S = 0.5
 SEND_BUFFER_BYTES = 128 * 1024
-"""Of the kernel's: what lies there is old by the time a slow client reads it."""
+"""The kernel's buffer: its content is old when a slow client reads it."""
 RECONNECT_MS = 1000
 SINCE_MS = 3_600_000
 MAX_ID = 256

@@ -30,7 +30,7 @@ MOST_BYTES = 4 * 1024 * 1024
 BATCH = 250
 BATCH_BYTES = 512 * 1024
 LINGER_S = 10.0
-"""Reading goes on so long after the last watcher left: it may only load its page again."""
+"""Reading continues this long after the last watcher left: it may only reload its page."""
 
 
 class Full(Exception):

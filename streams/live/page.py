@@ -24,7 +24,7 @@ TYPES = {
     "md": "text/plain",
     "txt": "text/plain",
 }
-"""What is served, by the end of the name; nothing else is."""
+"""Served files, by extension; no others are served."""
 POLICY = "; ".join(
     (
         "default-src 'self'",

@@ -25,7 +25,7 @@ from streams.engine.group import close, dead_task, partition_numbers
 log = structlog.get_logger(__name__)
 
 BACK = 2000
-"""Offsets to go back to in each partition, for watchers who come back: markers of transactions lie among them."""
+"""Offsets to go back to in each partition, for watchers that return; some of them are transaction markers."""
 BACK_IN_ALL = 16_000
 LEAST_BACK = 200
 POLL_MS = 250

@@ -15,7 +15,7 @@ import structlog
 log = structlog.get_logger(__name__)
 
 MAX_SLEEP_S = 3600.0
-"""The wall clock may be set: looked at again after this."""
+"""The wall clock may be set, so it is checked again after this time."""
 SPARE = 1000
 
 

@@ -46,12 +46,12 @@ KEPT_FIELDS = (
     "timestamp",
 )  # fmt: skip
 PLAN_ID_MARK = b'"planId"'
-"""In the bytes of each result of a step."""
+"""In the bytes of every result of a step."""
 READ_BACK_S = 10.0
-"""For so long at most a plan goes on beyond its time, or a request to cancel it, until results of before this owner are read."""
+"""How long a plan continues past its time, or past a cancel request, until results from before this owner are read."""
 RECHECK_MS = 50
 MAX_RECENT_BYTES = 1024 * 1024
-"""Results of plans that are over, kept for the page of the plan."""
+"""Results of ended plans, kept for the page of the plan."""
 
 
 class PlanHandler:

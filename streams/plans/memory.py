@@ -36,7 +36,7 @@ SMALL_CHUNK = 4 * 1024
 """A chunk of steps below this is written again with those that follow, so that short plans have one."""
 LARGE_CHUNK = 512 * 1024
 LONGEST_MEMORY = 1 + 2 / GENERATIONS
-"""So many windows dispatch remembers a step's id at most."""
+"""Dispatch remembers a step's id for at most this many windows."""
 PARTS = 8
 
 
@@ -51,16 +51,16 @@ class Active:
     sequence: int = 0
     rows: list[bytes] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
-    """What is on the state topic of it."""
+    """Its keys on the state topic."""
     published_steps: int = 0
     """Steps done when progress was published last."""
     plan_bytes: int = 0
     held: int = 0
     """Bytes counted for it so far."""
     origin: OriginTask | None = None
-    """The task it answers; None: it has a result of its own."""
+    """The task it answers; None: it has its own result."""
     span: WorkSpan | None = None
-    """Its own; None: tracing is off."""
+    """Its span; None: tracing is off."""
 
 
 def anything_under_way(values: Iterable[bytes], app: str) -> bool:
@@ -102,7 +102,7 @@ class PlanStore:
         # A plan must be remembered longer than its steps: sent again too soon, its steps would be duplicates without an answer.
         self.seen = DedupWindow(round(window_ms * LONGEST_MEMORY), max_ids, PARTS)
         self.bytes = 0
-        """What the plans under way and the answers they hold would take as JSON."""
+        """Estimated JSON size of the plans under way and the answers they hold."""
         self.lost: list[tuple[PlanBegun, OriginTask | None]] = []
         self._number = number
         self._owns = owns

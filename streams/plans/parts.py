@@ -26,11 +26,11 @@ class PlanParts:
     metrics: PlanMetrics
     wall_ms: Callable[[], int]
     cancelled: Callable[[str, int], str | None]
-    """Why a plan id is to be cancelled that was submitted then (epoch ms), or None."""
+    """Why a plan id submitted then (epoch ms) is cancelled, or None."""
     partition_count: Callable[[], int]
     templates: Templates
     max_plan_bytes: int
     task_cancelled: Callable[[str, int], str | None] = lambda _task_id, _submitted_ms: None
-    """Why a task that a plan answers is to be cancelled, or None."""
+    """Why a task that a plan answers is cancelled, or None."""
     tracing: Tracing | None = None
     """Makes spans; None: tracing is off."""

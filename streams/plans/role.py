@@ -30,7 +30,7 @@ from streams.rules.plans.state_rows import belongs
 UNLIMITED = 1_000_000
 """Records are finished as they are taken; how many plans are under way is limited by their handler."""
 WRAPPING_BYTES = 64 * 1024
-"""What a plan may need beside itself on the state topic."""
+"""Additional bytes of a plan on the state topic."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,9 @@ DIGEST_BYTES = 10
 CHUNK_IDS = 64
 """A chunk with fewer ids is written again with those that follow, so that slow traffic does not use up the ring."""
 GENERATIONS = 4
-"""Ids of a quarter of the window are forgotten together, and lie in chunks of their own: the next owner knows each by the time of
-its chunk. So an id is remembered for the window, and for half of it more at most."""
+"""Ids of a quarter of the window are forgotten together, and have their own chunks: the next owner dates each by the
+time of its chunk. So an id is remembered for the window, and at most half of it longer.
+"""
 BUCKETS = 1024
 _REST = DIGEST_BYTES - 1
 

@@ -27,7 +27,7 @@ from streams.rules.source_record import (
 )
 
 LARGE_BYTES = 64 * 1024
-"""Outputs beyond this carry a smaller form, in case the broker's limit is lower than configured."""
+"""Larger outputs have a smaller form, in case the broker's limit is lower than configured."""
 
 
 @dataclass(slots=True)

@@ -23,9 +23,9 @@ CANCELLED_HEADER = "parallax-cancelled"
 STEP_HEADER = "parallax-step"
 FIRED_HEADER = "parallax-fired"
 INTERNAL_SOURCES = ("dispatch", "parked")
-"""Topics that workers alone write: their headers are believed."""
+"""Topics that only workers write: their headers are trusted."""
 GO_ALONG = (JUDGED_HEADER, CANCELLED_HEADER, NOT_BEFORE_HEADER)
-"""Headers of a record on such a topic that the next record of its task has too."""
+"""Headers of a record on such a topic that the next record of its task keeps."""
 OWN_HEADERS = frozenset(
     (
         AGENT_HEADER,

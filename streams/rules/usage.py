@@ -21,7 +21,7 @@ from schemas.exact_json import loads
 MAX_TOKENS = 10**9
 MAX_COST = 1e6
 PER = 1_000_000
-"""Prices are for so many tokens."""
+"""Prices are for this many tokens."""
 _NAMES = {
     "inputTokens": ("inputTokens", "input_tokens", "prompt_tokens", "promptTokens", "promptTokenCount"),
     "outputTokens": ("outputTokens", "output_tokens", "completion_tokens", "completionTokens", "candidatesTokenCount"),

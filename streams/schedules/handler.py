@@ -37,9 +37,9 @@ log = structlog.get_logger(__name__)
 
 SOURCE = "scheduled"
 BATCH = 64
-"""Records that are read and released in one transaction: each may be as large as a task may be."""
+"""Records read and released in one transaction: each may be as large as a task may be."""
 MAX_SLEEP_S = 10.0
-"""The clock may be set: it is looked at again after this."""
+"""The clock may be set, so it is checked again after this time."""
 RETRY_S = 1.0
 
 
@@ -57,7 +57,7 @@ class ScheduleHandler:
         self._recurring = RecurringTasks(partition.number, parts, kept)
         self._begun = False
         self._due: list[int] = []
-        """Offsets that are being released: they wait no more, and are not committed yet."""
+        """Offsets being released: no longer waiting, not committed yet."""
         self._to_check: set[int] = set()
         """Offsets of waiting tasks to cancel."""
         self._pending: list[Output] = []

@@ -17,11 +17,11 @@ class ScheduleParts:
     recorder: ScheduleRecorder
     metrics: ScheduleMetrics
     wall_ms: Callable[[], int]
-    """As the brokers' clocks have it, epoch ms."""
+    """The brokers' time, epoch ms."""
     cancelled: Callable[[str, int], str | None]
-    """Why a task that was submitted then (epoch ms) is to be cancelled, or None."""
+    """Why a task submitted then (epoch ms) is cancelled, or None."""
     cancel_requests: Callable[[], Iterable[str]]
-    """The ids of all tasks to cancel."""
+    """The ids of all cancelled tasks."""
     partition_count: Callable[[], int]
     max_task_bytes: int
     """A schedule is refused if its task is larger as JSON."""

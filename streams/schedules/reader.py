@@ -27,7 +27,7 @@ from streams.rules.source_record import SourceRecord
 from streams.schema_registry import learn_schemas
 
 STILL_TIMEOUT_S = 60.0
-"""Without progress. Behind an open transaction of another worker nothing can be read until it ends."""
+"""Time without progress. Behind an open transaction of another worker nothing can be read until it ends."""
 FETCH_BYTES = 4 * 1024 * 1024
 POLL_MS = 100
 CLOSE_TIMEOUT_S = 5.0

@@ -25,9 +25,9 @@ from streams.schedules.parts import ScheduleParts
 log = structlog.get_logger(__name__)
 
 MAX_AT_ONCE = 500
-"""Tasks of one schedule in one transaction; of all schedules, as soon as there are so many, the others have to wait."""
+"""Tasks of one schedule in one transaction; once all schedules together have made as many, the others wait."""
 RETRY_MS = 60_000
-"""After a fault of the worker's own code in one schedule."""
+"""Pause of one schedule after a fault of the worker's own code."""
 
 
 @dataclass(slots=True)

@@ -25,7 +25,7 @@ from streams.schedules.reader import ScheduleReader
 UNLIMITED = 1_000_000
 """Records are finished as they are taken."""
 RECORD_ROOM = 16 * 1024
-"""Bytes of a batch on `tasks` that are left for the key and the headers beside a schedule's task."""
+"""Bytes of a batch on `tasks` reserved for the key and the headers beside a schedule's task."""
 
 
 class SchedulesRole(EngineRole[ScheduleHandler]):

@@ -38,17 +38,18 @@ from streams.statistics.transport import LedgerConsumer, StatsMessage
 MAX_PENDING = 8000
 MAX_BATCH = 2000
 LINGER_S = 0.05
-"""How long a batch waits for company; a full one does not."""
+"""How long a batch waits for more points; a full one does not."""
 BUSY = 100
 BUSY_LINGER_S = 0.2
-"""A batch that found this much company waits longer: one write a series is the dear part."""
+"""A batch with this many points waits longer: the write per series is the main cost."""
 TICK_S = 1.0
 TICK_UPDATES = 2000
 TICK_SERIES = 3000
-"""Series the clock looks at in one tick: 30,000 take ten of them, and none holds up the loop for long."""
+"""Series checked in one tick: 30,000 take ten ticks, and none blocks the loop for long."""
 AHEAD_MS = 600_000
-"""A point may lie this far after its record's own time, or after the present if that is later (an old record may be written
-again with points of now); more is a wrong clock and would close everything before it."""
+"""How far a point may be after its record's time, or after the present if that is later (an old record may be written
+again with present points). A larger distance is a wrong clock, and would close all earlier windows.
+"""
 DRAIN_S = 5.0
 
 
@@ -71,7 +72,7 @@ class Aggregator:
         self._clocks = EventClocks()
         self._read_s: dict[int, float] = {}  # partition -> when its last batch was counted, monotonic seconds
         self.releases = 0
-        """How often partitions went; whatever was read before is no longer certain."""
+        """How often partitions were revoked; what was read before is no longer certain."""
         self._round: list[Live] = []
         self._yielder = Yielder()
         self.ready = False

@@ -12,7 +12,7 @@ from streams.rules.detection.alarms import type_of
 from streams.rules.windows.series import Series
 
 CountedAlarms = tuple[tuple[str, str], ...]
-"""Type and severity of each published alarm of one series that is on."""
+"""Type and severity of each published firing alarm of one series."""
 
 
 class AlarmCount:

@@ -40,7 +40,7 @@ sys.path[:] = pickle.load(sys.stdin.buffer)
 from streams.statistics.process import main
 main()
 """
-"""The process runs the code that this one runs, wherever that was found."""
+"""The process runs the same code as this one, wherever that was found."""
 GONE = {"error": "recovering: statistics are starting here"}
 
 

@@ -19,7 +19,9 @@ from streams.statistics.owners_sender import guard
 
 FETCH_MIN_BYTES = 64 * 1024
 FETCH_WAIT_MS = 200
-"""A fetch costs as much CPU as three points, and dispatch waits meanwhile: it brings this much, or what came within this time."""
+"""A fetch costs as much CPU as three points, and dispatch waits meanwhile: it returns a full batch, or what came within
+this time.
+"""
 
 
 class StatsConsumerThread(driver.AIOKafkaConsumerThread):

@@ -24,7 +24,7 @@ SINGLE = {
     "parallax_stats_series": "series",
     "parallax_stats_late_points": "late",
 }
-"""Metrics of one value, and the counters that have it."""
+"""Metrics of one value, and their counters."""
 
 
 class StatsMetrics(Collector):

@@ -21,7 +21,7 @@ from aiokafka.structs import TopicPartition
 from streams.engine.sender import replace_sender
 
 TRIES = 5
-"""Questions before one request; more than one only where the worker is stopped again while it asks."""
+"""Questions before one request; more than one only if the worker is stopped again while it asks."""
 
 
 class NotOwner(KafkaError):  # type: ignore[misc]  # aiokafka ships no types

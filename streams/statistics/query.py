@@ -25,7 +25,7 @@ from streams.statistics.state import Live, State
 
 FOREVER = 1 << 53
 MOST_SERIES = 5000
-"""Of one answer; more is refused, not cut."""
+"""Series in one answer; more are refused, not cut off."""
 
 
 class TooMuch(Exception):

@@ -30,7 +30,7 @@ from streams.statistics.table import Row, StatsTable, parse_key, series_key, win
 
 MAX_SERIES = 200_000
 CLOCK_SKEW_MS = 600_000
-"""Read times are by the clock of the worker that read; a worker that takes over may have another one, this far ahead."""
+"""Read times are by the clock of the worker that read; a new owner's clock may be this far ahead."""
 
 
 class TooManySeries(Exception):

@@ -41,7 +41,7 @@ from streams.statistics.source_log import SourceLog
 log = logging.getLogger(__name__)
 
 MAX_REREADS = 20
-"""Reading again without any progress in between: more is a fault, not a rebalance."""
+"""Repeated reads without progress: more is a fault, not a rebalance."""
 
 
 class LogReplaced(Exception):
@@ -91,7 +91,7 @@ class LedgerConsumer(driver.Consumer):
         self.expired = 0
         """Points that retention removed before they were read."""
         self.resume_offsets: dict[int, int] = {}
-        """Partition -> where to go on instead of at the commit offset, because the log is another one."""
+        """Partition -> where to resume instead of at the commit offset, because its log has changed."""
 
     def _new_consumer_thread(self) -> Any:
         return StatsConsumerThread(self, loop=self.loop, beacon=self.beacon)

@@ -62,7 +62,7 @@ class FakeAgent:
         self.protocol: Protocol = protocol
         self.capabilities = list(capabilities)
         self.topic = f"{id}.requests"
-        """What an agent of protocol `kafka` reads."""
+        """The topic that an agent of protocol `kafka` reads."""
         self._confidence = confidence
         self._limits = limits
         self._breaker = breaker

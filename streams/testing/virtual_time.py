@@ -102,7 +102,7 @@ class VirtualTime:
         self._arrived = asyncio.Event()
         self._partitions: tuple[DispatchPartition, PlanPartition] | None = None
         self.events: list[dict[str, Any]] = []
-        """All so far, in order."""
+        """All events so far, in order."""
 
     @property
     def elapsed(self) -> float:

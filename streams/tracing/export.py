@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 SCOPE = "parallax-streams"
 FLUSH_S = 5.0
-"""How long the end of a worker waits for spans to go out."""
+"""How long a stopping worker waits for spans to be sent."""
 NOISE_INTERVAL_S = 30.0
 
 

@@ -44,7 +44,7 @@ class IdSource(Protocol):
     """The provider's source of ids."""
 
     next: rules.Ids | None
-    """The ids of the span that is made next; None: random ones."""
+    """The ids of the next span; None: random ones."""
 
 
 class Tracing:

@@ -30,7 +30,7 @@ Block = Literal["concurrency", "circuit_open", "rate_limited", "retry_after", "b
 PROBE_SLACK_S = 5.0
 """A probe keeps its place in the half-open circuit this much longer than its attempt may take."""
 BUDGET_RECHECK_S = 0.5
-"""A retry that found the retry budget empty looks again after this time."""
+"""A retry that found the retry budget empty is checked again after this time."""
 _NEVER = float("inf")
 
 

@@ -14,7 +14,7 @@ from agents_io.rules.confidence import agreed, from_agreement
 from agents_io.transport import Answer
 
 FOR_ALL = (ClientError, Unsupported)
-"""The task or its registration is wrong: every sample would end so."""
+"""Errors of the task or its registration: every sample would end in the same way."""
 
 
 class Agreement:

@@ -28,7 +28,7 @@ Mode = Literal["auto", "open", "disabled"]
 MAX_TRANSITIONS = 256
 _NEVER = float("inf")
 _NO_GENERATION = -1
-"""Of calls let through while disabled: what comes of them counts for nothing."""
+"""Generation of calls let through while disabled: their outcomes do not count."""
 _STATES: tuple[State, ...] = ("closed", "open", "half_open")
 
 

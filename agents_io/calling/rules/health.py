@@ -88,7 +88,7 @@ class Ejection:
 
     def __init__(self, config: EjectionConfig | None = None) -> None:
         self.until = float("-inf")
-        """It is out before this time."""
+        """The agent is ejected before this time."""
         self._config = config or EjectionConfig()
         self._failed = 0
         self._times = 0

@@ -11,7 +11,7 @@ from collections import deque
 KEPT = 128
 ENOUGH = 20
 WEIGHT = 0.2
-"""Of the newest value in a smoothed mean."""
+"""Weight of the newest value in a smoothed mean."""
 _STALE = 16
 
 

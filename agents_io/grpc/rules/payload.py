@@ -22,7 +22,7 @@ from schemas.pb.confidence_pb2 import AgentRequest, ConfidenceResult
 from schemas.pb.gateway_pb2 import TaskRequest
 
 EXACT_INTEGERS = 2**53
-"""Up to here every integer is a double; beyond it some are."""
+"""Up to here every integer is a double; beyond it only some are."""
 MAX_NESTING = 95
 """Messages within messages; receivers refuse more than 100. An object takes three of them, a list two."""
 MAX_SHOWN = 40

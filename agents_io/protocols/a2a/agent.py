@@ -48,24 +48,24 @@ class A2aAgent(Peer):
         metadata = agent.metadata or {}
         self.fixed = version_of(metadata)
         self.binding = binding_of(metadata)
-        """What the registration wants; None: what the card prefers."""
+        """The binding that the registration demands; None: the card's preference."""
         self.blocking = metadata.get("blocking") is True
         self.text_only: bool = metadata.get("textOnly") is True
         self.interface = Interface(self.fixed or "1.0", self.binding or "JSONRPC", self.base.raw_path_qs)
         self.interfaces = with_forms([self.interface])
-        """Those of the card, in its order; `interface` is the one that is called."""
+        """The card's interfaces, in its order; `interface` is the one in use."""
         self.answered_by: Interface | None = None
-        """The one that gave the newest answer."""
+        """The interface that gave the newest answer."""
         self.tenant: str | None = metadata.get("tenant") if isinstance(metadata.get("tenant"), str) else None
         self.number = 0
-        """Of the newest request."""
+        """Number of the newest request."""
         self.streams = False
         """Whether a task is watched by a stream: only 0.3 needs it, see `rules/streams.py`."""
         self.stream_only: bool = metadata.get("stream") is True
         """Whether answers are taken from streams: the registration says so, or the agent offers nothing else."""
         self.stream_chosen = "stream" in metadata
         self.can_stream = False
-        """Whether its card says that it streams."""
+        """Whether its card offers streams."""
         self.lock = asyncio.Lock()
         self.read_at = float("-inf")
         self.data_works = False

@@ -27,7 +27,7 @@ _REFUSALS = {
     -32005: (400, 415, "CONTENT_TYPE_NOT_SUPPORTED"),
     -32009: (400, 400, "VERSION_NOT_SUPPORTED"),
 }
-"""JSON-RPC's codes as HTTP+JSON has them: the status in 1.0 and in 0.3, and the reason that 1.0 gives."""
+"""JSON-RPC's codes in HTTP+JSON: the status in 1.0 and in 0.3, and the reason in 1.0."""
 
 
 class FakeA2a(FakeAgent):

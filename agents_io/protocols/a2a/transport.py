@@ -60,7 +60,7 @@ POLL_FIRST_S = 0.05
 POLL_GROWTH = 1.5
 POLL_MAX_S = 2.0
 MAX_FAILED = 3
-"""Polls in a row that fail while the agent's task may go on."""
+"""Polls that may fail in a row while the agent's task continues."""
 EVENTS = ((b"Accept", b"text/event-stream"),)
 BROKEN_EARLY_S = 10.0
 ORPHAN_LOOKS = 4

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 IDLE_S = 30.0
-"""A thread that had nothing to do for so long ends."""
+"""An idle thread ends after this time."""
 
 _Item = tuple["Future[Any]", contextvars.Context, Callable[[], Any]]
 
@@ -30,7 +30,7 @@ class DaemonThreads:
         self._lock = threading.Lock()
         self._threads = 0
         self._open = 0
-        """What was submitted and has not ended."""
+        """Submitted work that has not ended."""
 
     @property
     def threads(self) -> int:

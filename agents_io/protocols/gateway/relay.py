@@ -47,14 +47,14 @@ log = structlog.get_logger(__name__)
 SERVICE = "parallax.internal.GatewayRelay"
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 SURPLUS_S = 0.5
-"""How much longer than the call itself the hop may last: the holder's own word comes first."""
+"""How much longer than the call itself the hop may last: the holder's answer should come first."""
 NOT_SHOWN = "gateway.relay_token: missing or wrong"
 _SILENT = "the agent did not answer in time"
 _KEEPALIVE = (("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 5_000))
-"""A worker whose machine went away without a word ends its calls in seconds, not at their deadlines."""
+"""A worker whose machine disappeared silently ends its calls within seconds, not at their deadlines."""
 _HOP_LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 _UNTRUSTED = ("handshake failed", "verification check failed")
-"""gRPC's text when a server is at the address and the TLS handshake with it fails."""
+"""gRPC's text when a server is at the address and its TLS handshake fails."""
 _NOT_HERE = frozenset({grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION})
 
 

@@ -32,7 +32,7 @@ from schemas.pb.gateway_pb2 import AgentHello, AgentToControlPlane, ControlPlane
 log = structlog.get_logger(__name__)
 
 HELLO_TIMEOUT_S = 15.0
-"""How long a connection may take to say hello, and then to be registered."""
+"""How long a connection may take to send hello, and then to be registered."""
 OPENING_LOOK_S = 0.25
 COUNTED = ("answered", "late", "unknown", "stray")
 
@@ -47,7 +47,7 @@ class Arrival:
     capabilities: tuple[str, ...]
     metadata: Mapping[str, str]
     token: str
-    """What it showed as `authorization: Bearer`; empty if nothing."""
+    """The token sent as `authorization: Bearer`; empty without one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from agents_io.protocols.gateway.rules.session import Full, NotOpen, Session, Se
 from schemas.pb.gateway_pb2 import AgentToControlPlane, CancelTask, ControlPlaneToAgent, Ping, ServerAck, TaskRequest
 
 GOODBYE_TIMEOUT_S = 2.0
-"""How long a last word to an agent may take."""
+"""How long the last message to an agent may take."""
 
 
 class NotHere(Exception):

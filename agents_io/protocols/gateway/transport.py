@@ -41,12 +41,12 @@ from schemas.pb.gateway_pb2 import AgentToControlPlane, TaskRequest
 
 PATIENCE_S = 10.0
 DEAD_FOR_S = 1.0
-"""How long a route that led nowhere is not tried again; a new record of the agent is a new route."""
+"""How long a failed route is not tried again; a new record of the agent is a new route."""
 MAX_DEAD = 10_000
 MAX_REQUEST_BYTES = 4 * 1024 * 1024 - 64 * 1024
-"""What gRPC's clients accept by default: more would end the stream, with every call on it."""
+"""The default limit of gRPC's clients: a larger message would end the stream, with every call on it."""
 KEY_NAME = "idempotencyKey"
-"""Where the TaskRequest's context carries what HTTP has in `Idempotency-Key`; `traceparent` lies beside it."""
+"""The member of the TaskRequest's context that carries the idempotency key; `traceparent` is beside it."""
 
 
 class HopLost(ConnectionFailed):

@@ -61,7 +61,7 @@ SERVING = 1
 MAX_RESULTS = 10_000
 """Results of one stream; only the last is kept."""
 _ROOM = 64 * 1024
-"""What a result may hold beside its value: reasoning, metadata."""
+"""Room of a result beside its value: reasoning, metadata."""
 _NAME = re.compile(r"[0-9a-z_.-]+", re.ASCII)
 
 Metadata = list[tuple[str, str]]

@@ -26,7 +26,7 @@ from agents_io.transport import MAX_ANSWER_BYTES, Answer, Call, header_text
 from schemas.messages import AgentRegistration
 
 _MIN_HIDDEN = 4
-"""Values shorter than this are no secrets, and hiding them would garble every message."""
+"""Shorter values are no secrets, and hiding them would garble every message."""
 
 
 class HttpTaskTransport:

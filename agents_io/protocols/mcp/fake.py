@@ -25,7 +25,7 @@ class FakeMcp(FakeAgent):
     structured = False
     """The answer as structured content in place of text."""
     keyless = False
-    """Sessions without a name."""
+    """Sessions without an id."""
     result: dict[str, Any] = {}
     """Members of the result beside its content."""
 

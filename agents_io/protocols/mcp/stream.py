@@ -33,9 +33,9 @@ RETRY_S = 1.0
 MIN_RETRY_S = 0.05
 MAX_RETRY_S = 30.0
 MAX_FAILED = 3
-"""Resumptions in a row that do not reach the server."""
+"""Resumptions that may fail in a row."""
 MAX_REPLIES = 100
-"""To a server's own requests within one call."""
+"""Answers to a server's own requests within one call."""
 MAX_LISTENERS = 100
 LINGER_S = 10.0
 """How often to check that a session with an open stream is still in use."""
@@ -87,7 +87,7 @@ class Server(Peer):
         self.session: Session | None = None
         self.lock = asyncio.Lock()
         self.is_mute = False
-        """Whether it has no stream for what it says outside of a request."""
+        """Whether the server has no stream for messages outside of requests."""
 
     def build(
         self,

@@ -18,10 +18,12 @@ MAX_METADATA = 64 * 1024
 SECTION = "gateway"
 """The member of a registration's metadata that says where the agent is connected."""
 OWN_HEADER = "parallax-gateway"
-"""On records the gateway writes itself: `status` (an agent that was known is elsewhere, or otherwise), `gone` (grace is over)."""
+"""On records that the gateway writes: `status` (a known agent has another connection or status), `gone` (its grace
+period is over).
+"""
 
 _NOT_KEPT = frozenset({SECTION, "lease"})
-"""A stream is worth more than a lease: an agent that has both lives as long as its stream and the grace."""
+"""A stream takes precedence over a lease: an agent with both lives as long as its stream and the grace period."""
 
 Verdict = Literal["ours", "older", "taken", "removed", "again"]
 """`taken`: a newer connection has it. `removed`: it was unregistered. `again`: our own record must be written once more."""

@@ -21,9 +21,9 @@ REPLAYED_HEADER = "parallax-replayed"
 STRIPPED = ("__dlq.", "parallax.dlq.")
 MAX_REASON = 1000
 MAX_DIGITS = 18
-"""Of a number in a header: what fits a signed 64-bit integer in any case."""
+"""Digits of a number in a header: always fits a signed 64-bit integer."""
 BACK_TO_TASKS = ("dispatch", "parked", "scheduled")
-"""Their records carry what a worker had decided; a dead letter from there starts anew."""
+"""Their records carry a worker's decisions; a dead letter from there starts again."""
 
 Family = Literal["parallax", "kafka", "connect", "streams", "spring", "unknown"]
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 GROWTH_ORDER = (
     "state", "plan-state", "schedule-state", "dispatch", "parked", "results", "scheduled", "schedules", "plans", "tasks",
 )  # fmt: skip
-"""Short names. A group uses the partitions that all of its topics have. Each topic comes before the last one of every group that
-writes to partitions of it by number: whenever this is interrupted, what is written to is there."""
+"""Short names. A group uses the partitions that all of its topics have. Each topic comes before the last topic of every
+group that writes to its partitions by number: after an interruption at any point, every written partition exists.
+"""
 
 
 class GrowthRefused(Exception):

@@ -11,7 +11,7 @@ from schemas.access import WORKER, Who, role_group
 from schemas.topics import full_name
 
 READS: dict[Who, str] = {"dispatch": "tasks", "plans": "plans", "schedules": "schedules", "stats": "data-points"}
-"""The topic that each role reads, and no other role does."""
+"""The topic that each role reads, and no other role reads."""
 
 
 def is_worker_group(group: str) -> bool:

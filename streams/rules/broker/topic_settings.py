@@ -17,7 +17,7 @@ BROKER_DEFAULTS = {
     "delete.retention.ms": 86_400_000,
     "min.compaction.lag.ms": 0,
 }
-"""Where Kafka itself begins: a bound lies between our value and this one."""
+"""Kafka's own defaults: a limit is between our value and the default."""
 STEPS = 12
 
 

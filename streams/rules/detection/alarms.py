@@ -16,20 +16,22 @@ from typing import Any, Literal, cast
 from schemas.messages import Anomaly, AnomalyDetails, AnomalyType, EventType, Severity
 
 COOLDOWN_POINTS = 20
-"""After an episode its type stays silent for this many points; five times as many after each further one, up to"""
+"""After an episode its type stays silent for this many points, five times as many after each further one, at most
+`COOLDOWN_MOST`.
+"""
 COOLDOWN_MOST = 5000
-"""so many: what comes and goes all the time is one incident, not one at each return."""
+"""The longest silence: an alarm that comes and goes all the time is one incident, not one at each return."""
 COOLDOWN_GROWTH = 5
 FORGIVEN_POINTS = 4000
-"""Points without an episode after which one of those that were counted is forgotten."""
+"""Points without an episode after which one counted episode is forgotten."""
 OFTEN = 2
 KEPT_SPELLS = 4
 
 Key = str
-"""Whose episodes: an anomaly type for the default detectors, `type/name` for one that a user has chosen."""
+"""The key of episodes: an anomaly type for the default detectors, `type/name` for one that a user chose."""
 
 Scope = Literal["own", "agent", "hidden"]
-"""own: published as the pattern's; agent: as the whole agent's; hidden: not published, the agent's alarm covers it."""
+"""own: published as the pattern's; agent: as the whole agent's; hidden: not published, covered by the agent's alarm."""
 
 
 @dataclass(frozen=True, slots=True)

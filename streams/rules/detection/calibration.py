@@ -18,9 +18,9 @@ from typing import Any
 BINS = 21
 SCALE = 10_000
 MOST = 4000
-"""More outcomes than this are faded to half as many."""
+"""Beyond this many outcomes, all counts are halved."""
 ENOUGH = 10
-"""Fewer outcomes make no table."""
+"""Fewer outcomes give no table."""
 BY_BINS = 100
 STRENGTH = 10.0
 PRIOR_SLOPE = 4.0

@@ -52,7 +52,9 @@ LOW_POINTS = 20
 LOW_RATE = 1 / 500
 WIDE_RATE = 1 / 200
 LOW_USUAL = 0.1
-"""A series that was low (or scattered) for this share of its newest points (checks) has been reported, or is so every day."""
+"""A series that was low (or scattered) for this share of its newest points (checks) has been reported, or is always
+so.
+"""
 LOW_ERRORS = 2.0
 DROP_ERRORS = 4.0
 VARIANCE_LEAST = 8
@@ -61,7 +63,7 @@ FEW_POINTS = 0.45
 MOST_BUCKET = 1152
 """The bucket of the longest execution time that is distinguished."""
 PACE_RARER = 10
-"""Being slow is less urgent than being wrong: its test keeps to so many times the run length."""
+"""Slowness is less urgent than errors: its test keeps this many times the run length."""
 
 
 class Detectors:

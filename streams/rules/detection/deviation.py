@@ -30,17 +30,17 @@ from streams.rules.detection.tail import Tail
 
 FindingKind = Literal["spike", "short", "long", "spread", "season"]
 BEYOND: dict[FindingKind, float] = {"spike": 1.1, "short": 1.3, "long": 1.6, "spread": 1.3, "season": 1.3}
-"""Kind -> by which factor a score must exceed all that are remembered: of slower means there are fewer that are independent."""
+"""Kind -> factor by which a score must exceed all remembered ones: slower means have fewer independent scores."""
 SLOW = 500
 WARM = 30
 FADE_AFTER = 5000.0
 ORDINARY = 0.8
 LONG_PAUSE = 10
-"""Times the usual one, and at least"""
+"""A long pause: this many times the usual one, and at least a minimum."""
 LONG_PAUSE_MS = 60_000
 EAGER = 1000
 NEAR = 0.8
-"""Steps below this share of the threshold need no score, unless it is their turn to be learnt."""
+"""Steps below this share of the threshold need no score, unless they are due to be learnt."""
 APART_LEAST = 50
 STEADY_SHARE = 0.5
 WHOLE_WEEK_MS = 8 * DAY_MS
@@ -49,7 +49,7 @@ SHORT_MOST = 0.4
 LONG_MOST = 0.25
 STEPS_MOST = 0.05
 RARER = 10
-"""Each kind of deviation raises about one false alarm in so many run lengths."""
+"""Each kind of deviation raises about one false alarm in this many run lengths."""
 SPIKE_UNIT = 16.0
 """Standard deviations are kept in sixteenths, to fit the tail's histogram."""
 

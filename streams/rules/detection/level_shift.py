@@ -28,17 +28,19 @@ HISTORY_MIN = 15
 LEAST_CHANGED = 2
 RETURN_POINTS = 500
 SIGNIFICANT = 6.0
-"""A drop over 5 points must also be this many standard errors: agents that scatter widely do not alarm on five unlucky points."""
+"""A drop over 5 points must also be this many standard errors: widely scattering agents do not alarm on five unlucky
+points.
+"""
 CALM = 10
 REBASE_POINTS = 200
-"""A change that lasts this long is the new normal."""
+"""A change that lasts this many points is the new normal."""
 LEAST_SHIFT = 0.05
 LEAST_SPREAD = 0.03
 RANKS_SHARE = 1.25
 """Of the false alarms that the run length allows, the rank test may raise four fifths, the others the rest."""
 LEAST_DEVIATION = 0.03
 QUIET_POINTS = 50
-"""After an alarm about the level, one about a deviation waits for so many points: most are the same incident."""
+"""After an alarm about the level, an alarm about a deviation waits this many points: most are the same incident."""
 RISE_SPREADS = 3.0
 SINGLE_MIN = 10
 SINGLE_SPREADS = 7.0
@@ -69,7 +71,7 @@ class Thresholds:
     cost_factor: float = 2.0
     silent_after_ms: int = 600_000
     chosen: tuple[DetectorSpec, ...] = ()
-    """Detectors a user has switched on besides the default ones, for whichever series they concern."""
+    """Detectors that a user switched on besides the default ones, for any series."""
 
 
 class LevelShiftDetector:

@@ -49,7 +49,7 @@ class Subject:
 
 
 EXECUTION = Subject("time", "slow", " ms", 100.0)
-"""A smaller rise is as likely the pipeline's own, or a busy machine's, as the agent's."""
+"""A smaller rise is as likely caused by the pipeline, or a busy machine, as by the agent."""
 COST = Subject("cost", "costly", "", 0.0, scale=1e6, spikes=True)
 TOKENS = Subject("tokens", "costly", " tokens", 100.0, spikes=True)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 Kind = Literal["drift", "anomaly"]
-"""drift: signals that the distribution has changed, then starts again; anomaly: judges each point by itself."""
+"""drift: signals that the distribution has changed, then starts again; anomaly: evaluates each point by itself."""
 
 
 @dataclass(frozen=True, slots=True)

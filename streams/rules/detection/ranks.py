@@ -42,7 +42,7 @@ MEMORY = 1000
 MAX_PHI = 0.7
 SLOW_RATE = 0.03
 SLOW_MOST = 1.0
-"""No more than this (in standard deviations) is put down to slow swings: a level that stays away is a change."""
+"""At most this much (in standard deviations) is attributed to slow swings: a level that stays away is a change."""
 SIGNIFICANT = 2.0
 UNDERFLOW = 1e-3
 EDGE = 15.0
@@ -56,7 +56,7 @@ _ROOT = math.sqrt(0.5)
 _inverse: Callable[[float, float, float], float] = getattr(
     statistics, "_normal_dist_inv_cdf", lambda chance, _mean, _deviation: NormalDist().inv_cdf(chance)
 )
-"""What NormalDist.inv_cdf calls after checking its arguments, which takes as long again; four times a point."""
+"""Called by NormalDist.inv_cdf after it checks its arguments, which takes as long again; four times a point."""
 _erfc = math.erfc
 
 

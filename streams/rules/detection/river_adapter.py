@@ -21,7 +21,7 @@ WARM = 30
 """Points a detector of anomalies learns before it judges any."""
 SCALE = 10_000
 SEED = 1
-"""Of the detectors that draw at random: the same in every process."""
+"""For detectors that draw at random: the same in every process."""
 _SUCCESS = {None: 0, False: 1, True: 2}
 
 

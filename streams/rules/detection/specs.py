@@ -13,12 +13,12 @@ from typing import Any
 from streams.rules.detection.port import Kind
 
 MAX_DETECTORS = 16
-"""Of one registration, or of the settings."""
+"""Detectors of one registration, or of the settings."""
 MAX_NAME = 100
 Value = float | int | str
 
 Range = tuple[float, float] | tuple[str, ...]
-"""Of a number: lowest and highest; of a text: every allowed one."""
+"""For a number: lowest and highest; for a text: every allowed one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,9 @@ PER_OCTAVE = 8
 HOLD = 32
 """Scores learnt at once; the newest `HOLD` to twice as many are not learnt yet."""
 MOST = 5000
-"""Scores after which all of them count half."""
+"""Number of scores at which all counts are halved."""
 LEAST = 96
-"""Fewer make no threshold."""
+"""Fewer scores give no threshold."""
 SHARE = 0.05
 SHARE_LARGE = 0.01
 TAIL_MOST = 20

@@ -14,13 +14,15 @@ from schemas.messages import Severity
 
 HOLD = 4
 SLOW_HOLD = 12
-"""After a vote of a detector that finds changes which are not urgent."""
+"""After a vote of a detector for changes that are not urgent."""
 MEDIUM = 1.05
 SURE = 1.3
 HIGH = 1.45
-"""Scores over thresholds. Of the made series' alarms from `MEDIUM` on, seven of eight are right (`parallax bench detect`)."""
+"""Ratio of score to threshold. Of the alarms on generated series from `MEDIUM` on, seven of eight are right (`parallax
+bench detect`).
+"""
 CLEAR = {"deviation-spike", "deviation-spread", "flat-line"}
-"""Detectors that are right as often at their threshold: a level wanders, a spike does not."""
+"""Detectors that are as often right at their threshold: a level wanders, a spike does not."""
 FAMILIES = {
     "deviation-spike": "point",
     "deviation-short": "level",
@@ -30,7 +32,7 @@ FAMILIES = {
     "rank-spread": "spread",
     "deviation-season": "season",
 }
-"""Detectors of one family see the same thing: only different ones agree."""
+"""Detectors of one family see the same change: only agreement between families counts."""
 _ORDER: dict[Severity, int] = {"low": 0, "medium": 1, "high": 2}
 
 

@@ -17,13 +17,13 @@ Policy = Literal["confidence", "round_robin", "least_connections", "response_tim
 Draw = Callable[[], float]
 
 SAMPLE = 16
-"""Policies that compare all look at this many, drawn at random, when there are more."""
+"""Policies that compare all agents compare this many, drawn at random, if there are more."""
 TRIAL_MS = 1000
-"""An agent whose circuit may be tried gets a few tasks in this time from one worker."""
+"""An agent on trial gets a few tasks within this time from one worker."""
 PRIOR_CONFIDENCE = 0.8
 PRIOR_RESPONSE_MS = 500.0
 FADE_MS = 60_000
-"""What was known this long ago weighs half as much as what is supposed of an agent nothing is known of."""
+"""A status of this age has half the weight of what is assumed of an agent without one."""
 
 
 @dataclass(slots=True)

@@ -30,7 +30,7 @@ Kind = Literal["http", "function", "pattern"]
 MAX_KNOWN = 10_000
 MAX_ID = 256
 UNLIMITED = {"max_requests": 1_000_000, "window_ms": 1}
-"""As good as no rate limit, in a window too short to remember much."""
+"""In effect no rate limit, in a window too short to need memory."""
 _PATTERN_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
 

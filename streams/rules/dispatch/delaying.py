@@ -10,7 +10,7 @@ from __future__ import annotations
 
 SHARE = 4
 TASK_BYTES = 2048
-"""What a task takes in memory beside the bytes of its record: its objects and, once it is called, its connection's."""
+"""Memory of a task beside the bytes of its record: its objects and, once it is called, its connection's."""
 LOW = 32
 MAX_LOAD = 256
 MAX_CLOSED = 256

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 TOPICS = ("tasks", *INTERNAL_SOURCES)
 READING = -inf
-"""In place of the first offset left on a topic: some are being read back, and which comes first is not known."""
+"""In place of the first offset left on a topic: some are being read back, and which comes first is unknown."""
 
 
 class LogPosition(NamedTuple):

@@ -11,8 +11,9 @@ from typing import Any
 from schemas.messages import AgentRegistration, Task
 
 MAX_HOPS = 5
-"""A task is forwarded to the partition of its id, then to its agent's; again if partitions were added or the agent takes no
-calls. After so many times it waits for some seconds before each further one."""
+"""A task is forwarded to the partition of its id, then to its agent's; again if partitions were added or the agent
+takes no calls. After this many times it waits some seconds before each further one.
+"""
 MAX_REROUTES = 3
 """How often one owner chooses another agent for a task."""
 

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 Row = tuple[str, list[int]]
-"""A worker's address and its partition numbers; without an address, how many numbers there are."""
+"""A worker's address and its partition numbers; without an address, the number of partitions."""
 
 
 def encode_table(rows: Iterable[Row], count: int) -> bytes:

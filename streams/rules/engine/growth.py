@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 NOT_RECORDED = 0
-"""In place of a count: the partition was open under one that an older version did not record."""
+"""In place of a count: the partition was open under a count that an older version did not record."""
 MOST_COUNTS = 32
-"""Counts that are kept; nobody adds partitions more often."""
+"""Counts that are kept; partitions are not added more often."""
 
 
 def lineage(number: int, count: int) -> list[tuple[int, int]]:

@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from streams.rules.engine.offset_map import INTAKE_STOP, LIMIT_BYTES, Run, size_bound
 
 RELIEF = 0.5
-"""At this share of the map's limit, what holds the commit is moved out of the way; at `INTAKE_STOP` intake stops."""
+"""At this share of the map's limit, the records that hold back the commit are relocated; at `INTAKE_STOP` intake
+stops.
+"""
 SPAN = 1024
 _ONES = re.compile("1+")
 
@@ -27,7 +29,7 @@ class _Chunk:
     def __init__(self) -> None:
         self.pending = 0
         self.pending_runs: list[Run] | None = []
-        """Of offsets in flight, relative to `base`; None: to be found out again."""
+        """Of offsets in flight, relative to `base`; None: must be computed again."""
 
     def runs(self) -> list[Run]:
         if self.pending_runs is None:

@@ -19,7 +19,7 @@ VERSION = 1
 LIMIT_BYTES = 4096
 """Kafka's default `offset.metadata.max.bytes`."""
 INTAKE_STOP = 0.75
-"""Share of the limit at which a partition takes no more in."""
+"""Share of the limit at which a partition reads no more."""
 _FRAME = 6
 _RUNS = ord("r")
 _BITS = ord("b")

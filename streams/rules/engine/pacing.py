@@ -12,10 +12,11 @@ grows with their cost: up to a commit's length, counted from the end of the last
 from __future__ import annotations
 
 FULL_BATCH = 256
-"""So many finished records of one partition wait no longer."""
+"""This many finished records of one partition are committed without waiting."""
 DISTANCE = 1.0
-"""Between two commits lie at most this many times the length of one. Twice the length saved a twentieth of the CPU at 1,000
-tasks/s, and cost a third of the latency."""
+"""The longest distance between commits, in lengths of a commit. Twice the length saved a twentieth of the CPU at 1,000
+tasks/s, and cost a third of the latency.
+"""
 MEMORY = 0.2
 """Weight of the newest commit in the means."""
 

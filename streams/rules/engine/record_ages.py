@@ -16,7 +16,7 @@ class _Oldest(NamedTuple):
     offset: int
     since_ms: int
     read: bool
-    """Whether `since_ms` is the record's timestamp, or the best there is."""
+    """Whether `since_ms` is the record's timestamp, or only an estimate."""
 
 
 class RecordAges(Generic[Key]):

@@ -37,7 +37,7 @@ class StallRule(Generic[P]):
 
     after_s: float
     _since: dict[P, tuple[int, float]] = field(default_factory=dict)
-    """Position, and the first look at which it was behind and has not moved since."""
+    """Position, and the first check at which it was behind and has not moved since."""
 
     def look(self, now: float, polled: Mapping[P, int], ends: Mapping[P, int]) -> dict[P, Stalled]:
         """`now`: monotonic seconds; `polled`: position of every polled partition; `ends`: known log ends.

@@ -12,12 +12,14 @@ RESTART_PAUSE_S = 1.0
 MAX_START_PAUSE_S = 5.0
 MAX_REOPEN_PAUSE_S = 30.0
 MAX_LOSSES = 8
-"""Starts of one partition without a commit that ended in a fault which no wait mends: more, and a start does not either."""
+"""Starts of one partition without a commit that ended in a fault which waiting does not repair: after this many, no
+further start.
+"""
 START_TRIES = 30
-"""Starts of one partition in a row that were refused. Brokers that are away refuse nothing."""
+"""Starts of one partition in a row that were refused. Unreachable brokers do not count."""
 BUG_TRIES = 3
 UNAUTHORIZED_TRIES = 6
-"""Rights that were just given take a moment to arrive at all brokers."""
+"""New rights take a moment to reach all brokers."""
 TELL_EVERY = 6
 
 

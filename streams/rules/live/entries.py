@@ -18,7 +18,7 @@ from schemas.exact_json import dumps, loads
 FIELD_BYTES = 2048
 """A `data.result` or `data.value` beyond this is replaced by its size."""
 EVENT_BYTES = 16 * 1024
-"""Beyond this any field of `data` is."""
+"""Beyond this size, any field of `data` is replaced."""
 ANSWERS = ("result", "value")
 
 

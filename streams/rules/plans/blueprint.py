@@ -20,10 +20,10 @@ from schemas.times import parse_time
 
 Consensus = Literal["merge", "vote", "best", "mean"]
 UNBOUNDED_MS = 10 * 365 * 86_400_000
-"""The time limit of a plan that gives none: its steps have their own, and `dispatch.max_wait` bounds each."""
+"""The time limit of a plan without one: its steps have their own, and `dispatch.max_wait` bounds each."""
 DEFAULT_THRESHOLD = 0.8
 MAX_STEPS = 10_000
-"""Steps of a plan, those of its templates counted in."""
+"""Steps of a plan, including those of its templates."""
 MAX_NAMED = 12
 """Tasks of a cycle that are named."""
 

@@ -29,7 +29,7 @@ from streams.rules.tracing.trace import Trace
 
 ROOT: Path = ()
 MAX_KEPT_BYTES = 4 * 1024 * 1024
-"""Answers a plan holds; beyond that the oldest are let go (they lie on `results`)."""
+"""Answers a plan holds; beyond that the oldest are dropped from memory (they are on `results`)."""
 NOT_PASSED_ON = frozenset(("dependencies", "input"))
 
 

@@ -59,7 +59,7 @@ class Moves:
 
 
 SKIPPED = End({"status": "cancelled"})
-"""The end of a step that never began because of another's failure; its result tells which."""
+"""The end of a step that never began because another one failed, which its result names."""
 
 
 class StepGraph:
@@ -73,7 +73,7 @@ class StepGraph:
         self.ends: list[End | None] = [None] * count
         self.started = bytearray(count)
         self.good: list[int] = []
-        """Steps that succeeded, in the order in which they did."""
+        """Steps that succeeded, in the order of their ends."""
         self.in_flight = 0
         self.verdict: Verdict | None = None
         self._left = count

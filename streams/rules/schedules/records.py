@@ -39,9 +39,9 @@ class Due(NamedTuple):
     task_id: str
     not_before_ms: int
     chosen: bool = False
-    """Whether an agent was chosen for it: its id counts as taken, so that another record of its task is the duplicate."""
+    """Whether an agent was chosen for it: its id counts as taken, so another record of its task is the duplicate."""
     users: bool = False
-    """Whether the id looks like that of a plan's step, and is a user's own: two tasks have it then."""
+    """Whether the id looks like that of a plan's step but is a user's own: two tasks then have it."""
 
     @property
     def name(self) -> str:

@@ -14,7 +14,7 @@ _OFFSET_BITS = 44
 _HASH_MASK = (1 << _HASH_BITS) - 1
 _OFFSET_MASK = (1 << _OFFSET_BITS) - 1
 SPARE = 1000
-"""Entries of tasks that were removed, before the heap is built anew."""
+"""Entries of removed tasks before the heap is rebuilt."""
 
 
 def _offset_of(entry: int) -> int:

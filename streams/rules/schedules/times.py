@@ -22,11 +22,13 @@ from schemas.times import MAX_MS, format_time
 NextTime = Callable[[int], int | None]
 """The first time after another, epoch ms; None: there is none."""
 LATE_MS = 60_000
-"""A time is missed if it was not made use of for so long: shorter gaps (a worker is killed, a partition moves) lose nothing."""
+"""A time is missed if it was not used for this long: shorter gaps (a worker is killed, a partition moves) lose
+nothing.
+"""
 MAX_CATCH_UP = 1000
 """Missed times that `all` makes up for, the newest ones."""
 MADE_BY_THE_SCHEDULE = ("notBefore", "deadline", "idempotencyKey")
-"""Members of a task's metadata that no two of its tasks may share."""
+"""Metadata that two tasks of a schedule may not share."""
 
 
 def task_id(schedule_id: str, at_ms: int) -> str:

@@ -24,17 +24,17 @@ from streams.rules.tracing.trace import Trace, trace_of
 Attributes = dict[str, str | int | float | bool]
 
 USERS = frozenset(("tasks", "plans"))
-"""Topics whose records users write: what these say of our own headers is not believed."""
+"""Topics that users write: our own headers on their records are not trusted."""
 WITH_SPAN = frozenset(("results", "plan-results", "events"))
-"""Topics whose records say which span they belong to, as `traceparent`."""
+"""Topics whose records carry their span as `traceparent`."""
 REQUESTS = frozenset(("tasks", "plans"))
-"""Topics whose records ask for more work: that is below our span, whatever the record said before."""
+"""Topics whose records request more work: that work is below our span, in place of the record's former one."""
 PASSED_ON = frozenset(("dispatch", "parked"))
-"""Topics on which a task goes on, with the user's own headers as they were; ours lies beside them."""
+"""Topics on which a task continues, with the user's own headers unchanged; ours are beside them."""
 CONFIDENCE = "gen_ai.evaluation.result"
 MAX_NAME = 256
 MAX_TOKENS = 2**53
-"""A number beyond 64 bits would cost the exporter the whole batch it lies in."""
+"""A number beyond 64 bits would make the exporter lose its whole batch."""
 
 
 class Ids(NamedTuple):

@@ -14,11 +14,11 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 MAX_STATE_BYTES = 512
-"""As much as everybody should pass on."""
+"""The length that every system should pass on."""
 _PARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL)
 _STATE = re.compile(r"[\x20-\x7e]+")
 KNOWN_FLAGS = 0x03
-"""Sampled, and that the trace's id is random."""
+"""Sampled, and random trace id."""
 
 Headers = Iterable[tuple[str, bytes | None]]
 

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 PARTITION_SETTLED_MS = 5_000
 SERIES_SETTLED_MS = 60_000
-"""So long a partition, or a series, has certainly had no point before its windows close by the wall clock."""
+"""A partition, or a series, must certainly have had no point for this long before its windows close by the wall
+clock.
+"""
 
 
 class EventClock:
@@ -33,7 +35,7 @@ class EventClock:
         self._end = 0
         self._asked_ms = 0
         self.caught_up_ms = 0
-        """Everything that was in the log at this time is counted; 0: not known."""
+        """Everything in the log at this time is counted; 0: unknown."""
         self.watermark_ms = 0
         """The newest event time of all series."""
         self.arrived_ms = 0

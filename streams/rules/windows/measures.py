@@ -14,7 +14,7 @@ from streams.rules.windows import sketch
 ONE = 1 << 52
 NAMES = ("waitTime", "inputTokens", "outputTokens", "totalTokens", "cost")
 UNITS = {"cost": 1e6}
-"""What a value is multiplied by before it is put into a bucket."""
+"""Factor applied to a value before it is put into a bucket."""
 
 Reading = tuple[str, int, int]
 """Measure, value x 2^52, bucket."""

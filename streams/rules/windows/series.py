@@ -28,7 +28,7 @@ Version 2 did not keep when an alarm fired, version 3 not what was still to be p
 waits and costs. What the last item holds may be missing, and workers that do not know it leave it out."""
 
 Judged = Literal["", "points", "feedback"]
-"""Which outcomes the calibration counts: none yet, the points' own, or verdicts reported afterwards."""
+"""Which outcomes the calibration counts: none yet, the points' own, or those reported later."""
 
 
 class Series:
@@ -59,11 +59,11 @@ class Series:
         self.born = -1
         """Offset of the first point."""
         self.base = 0
-        """Offset minus the offset on the broker; grows when the topic is made anew."""
+        """Offset minus the offset on the broker; grows when the topic is recreated."""
         self.stamp_ms = -1
-        """The time of the record at `offset`, epoch ms: by it a log that was made anew is known. -1: not known."""
+        """The time of the record at `offset`, epoch ms, which detects a recreated log. -1: unknown."""
         self.arrived_ms = 0
-        """When the last point was read, epoch ms by the reader's clock. 0: not known."""
+        """When the last point was read, epoch ms by the reader's clock. 0: unknown."""
         self.late = 0
         self.silence = Silence()
         self.calibration = Calibration()

@@ -56,11 +56,11 @@ _CODES = {
     "METHOD_NOT_FOUND": -32601,
     "INTERNAL_ERROR": -32603,
 }
-"""The `reason` of google.rpc.ErrorInfo, which every A2A error of HTTP+JSON carries, as the code that JSON-RPC has for it."""
+"""From the `reason` of google.rpc.ErrorInfo, which every A2A error of HTTP+JSON carries, to JSON-RPC's code."""
 _MEANT = frozenset({400, 404, 405, 406, 409, 415, 422, 501})
-"""The statuses that A2A's errors come with, less those that say enough."""
+"""Statuses of A2A's errors, without those that are clear by themselves."""
 _KINDS = {"task": "task", "message": "message", "statusUpdate": "status-update", "artifactUpdate": "artifact-update"}
-"""The member that holds what was sent, and the `kind` it is in 0.3's JSON-RPC."""
+"""The member that holds what was sent, and its `kind` in 0.3's JSON-RPC."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ VERSIONS: tuple[Version, ...] = ("1.0", "0.3")
 Binding = Literal["JSONRPC", "HTTP+JSON"]
 BINDINGS: tuple[Binding, ...] = ("JSONRPC", "HTTP+JSON")
 CARD_PATHS = (".well-known/agent-card.json", ".well-known/agent.json")
-"""1.0 and 0.3; and what came before."""
+"""The path in 1.0 and 0.3, and the earlier one."""
 _MAX_PARTS = 1000
 
 

@@ -42,7 +42,7 @@ class TaskStream:
         self.is_final = False
         """Whether the agent reported that the task has ended, or waits for input."""
         self.whole: dict[str, Any] | None = None
-        """A response that is an answer or an error by itself."""
+        """A response that is a complete answer or an error."""
 
     def feed(self, piece: bytes) -> bool:
         """Whether enough was seen. Raises `AnswerTooLarge`."""

@@ -24,17 +24,17 @@ from agents_io.rules.text_answer import content_of
 from agents_io.transport import Answer
 
 OTHER_VERSION = frozenset({-32009, -32601})
-"""What an agent answers to a method of a version it does not speak."""
+"""Errors of an agent for a method of a version it does not support."""
 UNKNOWN_TASK = -32001
 WRONG_PARTS = -32005
 NOT_OFFERED = -32004
 _OUR_FAULT = frozenset({-32003, NOT_OFFERED, WRONG_PARTS, -32007, -32008, -32009})
 _MAX_PARTS = 1000
 _NO_STREAM = frozenset({NOT_OFFERED, -32601})
-"""What an agent answers that streams nothing, whatever its card says."""
+"""Errors of an agent that does not stream, although its card may offer it."""
 NO_REASON = "no reason given"
 _WRAPPER = "json_schema"
-"""In a data part's metadata: the SDK put what the agent returned into `{"result": ...}` (pydantic-ai)."""
+"""In a data part's metadata: the SDK wrapped the agent's result into `{"result": ...}` (pydantic-ai)."""
 
 
 def takes_data(payload: Any, text_only: bool) -> bool:

@@ -19,7 +19,7 @@ Status = Literal["healthy", "degraded", "draining"]
 
 MAX_ID = 256
 MAX_FORGOTTEN = 1000
-"""Requests given up that are remembered, to tell a late answer from one to nothing that was ever asked."""
+"""Abandoned requests that are remembered, to distinguish a late answer from one to no request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Counters:
     late: int = 0
     unknown: int = 0
     stray: int = 0
-    """Messages out of place: a second hello, a heartbeat in another agent's name, a message of a kind not known."""
+    """Unexpected messages: a second hello, a heartbeat under another agent's name, an unknown kind."""
 
 
 class NotOpen(Exception):

@@ -38,11 +38,11 @@ class ChatConfig:
     template: dict[str, Any] = field(default_factory=dict)
     system: str = ASK
     chosen: bool = False
-    """Whether the registration itself says the form: then no other one is tried."""
+    """Whether the registration chooses the form: then no other one is tried."""
     api: str = "chat"
     stream: bool = False
     stream_chosen: bool = False
-    """Whether the registration says that: then the other way is not tried."""
+    """Whether the registration chooses that: then the other way is not tried."""
 
     def simpler(self) -> ChatConfig | None:
         """The same with the next simpler form of answer, for a server that refuses this one; None: there is none

@@ -15,7 +15,7 @@ from agents_io.rules.answer import excerpt
 from schemas.exact_json import dumps
 
 OURS = ("model", "input", "instructions", "text", "stream", "previous_response_id", "background")
-"""Members of the request that no registration may set."""
+"""Members of the request that a registration may not set."""
 ABSENT = ("seed", "stop")
 """Parameters of chat completions that this API does not have."""
 _LOGPROBS = "message.output_text.logprobs"
