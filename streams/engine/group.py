@@ -157,7 +157,7 @@ def dead_task(consumer: AIOKafkaConsumer) -> tuple[str, BaseException | None] | 
             continue
         error = None if task.cancelled() else task.exception()
         # The others may end by themselves; if they broke nobody starts them again.
-        if error is not None or name in ("fetch", "coordination"):
+        if error is not None or name in ("fetch", "coordination", "metadata"):
             return name, error
     return None
 
@@ -195,5 +195,7 @@ def _tasks(consumer: AIOKafkaConsumer) -> list[tuple[str, asyncio.Task[object]]]
         (name, getattr(coordinator, f"_{name}_task", None)) for name in ("coordination", "heartbeat", "commit_refresh")
     ]
     found.append(("fetch", getattr(fetcher, "_fetch_task", None)))
+    # Without it a partition whose leader moves is asked for where it was, for ever.
+    found.append(("metadata", getattr(getattr(consumer, "_client", None), "_sync_task", None)))
     found += [("pending", task) for task in getattr(fetcher, "_pending_tasks", ())]
     return [(name, task) for name, task in found if task is not None]

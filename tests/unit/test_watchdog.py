@@ -132,6 +132,15 @@ async def test_a_dead_task_of_aiokafka_is_noticed_at_the_next_look() -> None:
     assert "heartbeat" in (await other.dog().look() or "")
 
 
+async def test_a_client_that_no_longer_asks_for_metadata_is_noticed() -> None:
+    """Its partitions would stay with leaders that moved."""
+    watched = Watched()
+    watched.consumer._client = SimpleNamespace(_sync_task=asyncio.create_task(asyncio.sleep(0)))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert "metadata" in (await watched.dog().look() or "")
+
+
 async def test_what_was_refused_is_left_to_the_polls() -> None:
     """A new consumer would be refused as well; the feed ends the worker with the reason."""
     watched = Watched()
