@@ -98,7 +98,7 @@ def context_of(files: TlsFiles) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=files.ca_file)
     except (OSError, ValueError) as error:
-        raise Unsupported(f"tls: the file {files.ca_file} holds no authority: {_reason(error)}") from None
+        raise Unsupported(f"tls: the file {files.ca_file} holds no CA certificate: {_reason(error)}") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if files.cert_file is not None:
         try:

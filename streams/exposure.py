@@ -9,7 +9,7 @@ from streams.rules.addresses import is_loopback
 from streams.settings import Settings
 from streams.tokens import check_tokens
 
-REMEDY = "or allow everybody with --insecure (setting insecure)"
+REMEDY = "or allow everyone with --insecure (setting insecure)"
 
 
 class Exposed(Exception):

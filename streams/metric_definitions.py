@@ -25,30 +25,34 @@ ANOMALY = ("type", "severity")
 
 DEFINITIONS = (
     # Tasks
-    Definition("counter", "parallax_tasks", "Terminal results by status", ("status",)),
+    Definition("counter", "parallax_tasks", "Results, by status", ("status",)),
     Definition("histogram", "parallax_task_duration_seconds", "From intake to answer"),
-    Definition("counter", "parallax_dispatch_retries", "Calls made again after a failure"),
-    Definition("counter", "parallax_tasks_forwarded", "Tasks sent on to their agent's owner partition"),
-    Definition("counter", "parallax_tasks_handed_over", "Pattern tasks given to the plan coordinator"),
-    Definition("counter", "parallax_tasks_parked", "Tasks put aside until their agent is free", ("reason",)),
+    Definition("counter", "parallax_dispatch_retries", "Calls repeated after a failure"),
+    Definition("counter", "parallax_tasks_forwarded", "Tasks forwarded to their agent's owner partition"),
+    Definition("counter", "parallax_tasks_handed_over", "Pattern tasks handed to the plan coordinator"),
+    Definition(
+        "counter", "parallax_tasks_parked", "Tasks that began a wait which may take long, by reason", ("reason",)
+    ),
     Definition("counter", "parallax_cache_hits", "Tasks answered from the cache"),
-    Definition("counter", "parallax_cache_misses", "Tasks the cache had no answer for"),
+    Definition("counter", "parallax_cache_misses", "Tasks without an answer in the cache"),
     Definition("counter", "parallax_tasks_duplicate", "Tasks whose id was answered already"),
     Definition("counter", "parallax_dead_letters", "Records refused, by stage", ("stage",)),
-    Definition("counter", "parallax_tasks_rerouted", "Tasks given to another agent as their first took no call"),
-    Definition("counter", "parallax_dispatch_hedges", "Second calls beside a first that took long"),
-    Definition("counter", "parallax_circuit_transitions", "Circuits that opened, half opened, closed", ("to",)),
+    Definition(
+        "counter", "parallax_tasks_rerouted", "Tasks moved to another agent because their first one took no call"
+    ),
+    Definition("counter", "parallax_dispatch_hedges", "Second calls made beside a slow first one"),
+    Definition("counter", "parallax_circuit_transitions", "Changes of circuits, by new state", ("to",)),
     # Plans
     Definition("counter", "parallax_plans", "Plans that ended, by status", ("status",)),
     Definition("gauge", "parallax_plans_active", "Plans under way on this worker"),
     Definition("counter", "parallax_plan_steps", "Steps of plans that ended, by status", ("status",)),
     Definition("histogram", "parallax_plan_duration_seconds", "From acceptance to result"),
-    Definition("counter", "parallax_plans_duplicate", "Plans whose id was there before"),
+    Definition("counter", "parallax_plans_duplicate", "Plans whose id was sent before"),
     Definition("counter", "parallax_plans_dead_letters", "Records on plans refused"),
     # Schedules
     Definition("gauge", "parallax_scheduled_tasks", "Tasks of this worker that wait for their time"),
-    Definition("counter", "parallax_scheduled_tasks_released", "Tasks whose time came, handed to dispatch"),
-    Definition("counter", "parallax_scheduled_tasks_duplicate", "Tasks whose id waits for its time already"),
+    Definition("counter", "parallax_scheduled_tasks_released", "Tasks handed to dispatch at their time"),
+    Definition("counter", "parallax_scheduled_tasks_duplicate", "Tasks refused because their id waits already"),
     Definition("gauge", "parallax_schedules", "Schedules of this worker"),
     Definition("counter", "parallax_schedule_tasks", "Tasks made by schedules"),
     Definition("counter", "parallax_schedules_dead_letters", "Records on schedules refused"),
@@ -56,8 +60,8 @@ DEFINITIONS = (
         "histogram", "parallax_scheduled_task_lateness_seconds", "From the time of a task or schedule to its release"
     ),
     # Agents that live in this worker's partitions
-    Definition("gauge", "parallax_agents", "Agents that live here and were called"),
-    Definition("gauge", "parallax_agent_healthy", "1 while an agent is well, 0 while it is not", ("agent",)),
+    Definition("gauge", "parallax_agents", "Agents of this worker's partitions that were called"),
+    Definition("gauge", "parallax_agent_healthy", "1 while an agent is healthy, else 0", ("agent",)),
     Definition(
         "gauge",
         "parallax_circuit_state",
@@ -81,11 +85,11 @@ DEFINITIONS = (
     ),
     # Agents that dialled in
     Definition("gauge", "parallax_gateway_agents", "Agents connected to this worker", ("status",)),
-    Definition("gauge", "parallax_gateway_outstanding", "Requests that wait for such an agent's answer"),
+    Definition("gauge", "parallax_gateway_outstanding", "Requests to connected agents without an answer yet"),
     Definition(
         "counter",
         "parallax_gateway_messages",
-        "Messages of such agents: answers in time, late answers, answers to no request, and refusals",
+        "Messages of connected agents, by kind: answers in time, late answers, answers to no request, refusals",
         ("kind",),
     ),
     # Statistics
@@ -100,26 +104,30 @@ DEFINITIONS = (
     Definition(
         "gauge",
         "parallax_stats_missed_points",
-        "Points too late for a window of that length, of the series kept here",
+        "Points too late for their window of that length, of the series kept here",
         ("interval",),
     ),
     Definition(
         "gauge",
         "parallax_stats_event_time_lag_seconds",
-        "How far the events that are counted lie behind the clock; 0 where all that was there is counted",
+        "How far counted events are behind the clock; 0 when all are counted",
         ("partition",),
     ),
-    Definition("counter", "parallax_stats_process_cpu_seconds", "CPU time of the statistics' own process"),
-    Definition("gauge", "parallax_stats_process_resident_memory_bytes", "Memory of the statistics' own process"),
+    Definition("counter", "parallax_stats_process_cpu_seconds", "CPU time of the separate statistics process"),
+    Definition(
+        "gauge", "parallax_stats_process_resident_memory_bytes", "Resident memory of the separate statistics process"
+    ),
     Definition("counter", "parallax_anomalies", "Anomalies reported as firing", ANOMALY),
     Definition("gauge", "parallax_anomalies_firing", "Anomalies that are firing, of the series kept here", ANOMALY),
     # The worker as a whole
-    Definition("gauge", "parallax_build_info", "1; its labels tell what runs", ("version", "python")),
-    Definition("gauge", "parallax_role_ready", "1 while a role of this worker has its partitions and works", ("role",)),
+    Definition("gauge", "parallax_build_info", "Always 1; its labels name the versions", ("version", "python")),
+    Definition(
+        "gauge", "parallax_role_ready", "1 while a role of this worker has its partitions and works, else 0", ("role",)
+    ),
     Definition(
         "counter",
         "parallax_log_changes",
-        "Partitions opened again as their topic was made anew or their log lost its end",
+        "Partitions reopened because their topic was recreated or their log truncated",
     ),
     Definition(
         "counter",
@@ -130,13 +138,13 @@ DEFINITIONS = (
     Definition(
         "counter",
         "parallax_consumer_renewals",
-        "Consumers that stood still or broke and were replaced by another one",
+        "Consumers replaced because they made no progress or failed",
         ("role",),
     ),
     Definition(
         "counter",
         "parallax_expired_records",
-        "Records that were removed from their topic before they were worked on, at most",
+        "Records removed from their topic before they were processed (an upper bound)",
         ("topic",),
     ),
     Definition(
@@ -145,12 +153,10 @@ DEFINITIONS = (
     Definition(
         "gauge",
         "parallax_oldest_unfinished_record_age_seconds",
-        "Age of the oldest record of an owned partition that is not finished; 0: all are",
+        "Age of the oldest unfinished record of an owned partition; 0: all are finished",
         PARTITION,
     ),
-    Definition(
-        "gauge", "parallax_consumer_lag_messages", "Records of an owned partition that are not finished", PARTITION
-    ),
+    Definition("gauge", "parallax_consumer_lag_messages", "Unfinished records of an owned partition", PARTITION),
     Definition(
         "gauge",
         "parallax_partition_committable_offset",
@@ -160,13 +166,13 @@ DEFINITIONS = (
     Definition(
         "gauge",
         "parallax_partition_inflight_messages",
-        "Records of an owned partition that were taken and are not finished; also those that wait on their topic",
+        "Records of an owned partition that were read and are unfinished, including those that wait on their topic",
         PARTITION,
     ),
     Definition(
         "gauge",
         "parallax_partition_blocked_seconds",
-        "How long the oldest record that holds a partition's commit has been worked on; 0: none does, or it waits for its turn",
+        "How long the record that holds back a partition's commit has been processed; 0: none does, or it waits for its turn",
         PARTITION,
     ),
 )

@@ -251,9 +251,7 @@ class SchemaRegistry:
                 f"it refuses kafka.schema_registry_username and its password ({answer.status_code})"
             )
         if answer.status_code != 200 or not isinstance(body.get("schema"), str):
-            raise SchemaUnavailable(
-                f"it answers {answer.status_code} with no schema; is kafka.schema_registry_url right?"
-            )
+            raise SchemaUnavailable(f"it answers {answer.status_code} with no schema; check kafka.schema_registry_url")
         return body
 
 

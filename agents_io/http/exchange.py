@@ -282,7 +282,7 @@ def has_coding(headers: list[tuple[bytes, bytes]]) -> bool:
 
 def unauthorized(status: int) -> AgentError:
     """The error of an agent whose health page answers but whose last call was refused for its credentials."""
-    return error_of(status, "the last call was refused: look at the agent's `auth`", None)
+    return error_of(status, "the last call was refused: check the agent's `auth`", None)
 
 
 def said(peer: Peer, body: bytes) -> str:
@@ -329,7 +329,7 @@ def _place(response: httpx.Response) -> str:
         url = yarl.URL(response.headers.get("location", "")).with_query(None).with_fragment(None)
         return excerpt((str(url.with_user(None)) if url.host else url.path).encode("utf-8", "replace"))
     except ValueError:
-        return "a place that is no URL"
+        return "an invalid URL"
 
 
 def _inflater(response: httpx.Response, good: bool, known: bool) -> Callable[[bytes, int], bytes] | None:
@@ -360,7 +360,7 @@ def _inflater(response: httpx.Response, good: bool, known: bool) -> Callable[[by
                 part = machine.decompress(piece, max(1, room))
             except zlib.error:
                 if begun or encoding != b"deflate":
-                    raise BadResponse("the answer is marked as compressed, and is not") from None
+                    raise BadResponse("the answer is marked as compressed but is not") from None
                 machine, begun = zlib.decompressobj(-zlib.MAX_WBITS), True
                 continue
             begun = True

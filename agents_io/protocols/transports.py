@@ -39,5 +39,5 @@ class Transports:
         self._secrets.check(agent)
         transport = self._by_protocol.get(agent.transport)
         if transport is None:
-            raise Unsupported(f"agents of protocol {agent.transport!r} are not called by this version")
+            raise Unsupported(f"this version cannot call agents of protocol {agent.transport!r}")
         return transport

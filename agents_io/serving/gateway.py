@@ -260,7 +260,7 @@ def credentials(ca_file: str | None, cert_file: str | None, key_file: str | None
     """TLS for the stream; None without `ca_file`: plain text. Raises OSError, ValueError."""
     if ca_file is None:
         if cert_file is not None or key_file is not None:
-            raise ValueError("cert_file and key_file need ca_file: whom to trust")
+            raise ValueError("cert_file and key_file need ca_file")
         return None
     if (cert_file is None) != (key_file is None):
         raise ValueError("cert_file and key_file belong together")

@@ -40,9 +40,9 @@ class KafkaExchange:
         try:
             await ensure(self._settings, self.reply_topic, 1, REPLY_CONFIG)
         except TopicsError as error:
-            raise Unsupported(f"topic {self.reply_topic} is missing and cannot be made: {error}") from None
+            raise Unsupported(f"topic {self.reply_topic} is missing and cannot be created: {error}") from None
         except BrokerUnreachable as error:
-            raise InternalError(f"this worker cannot exchange with agents on Kafka: {error}") from error
+            raise InternalError(f"this worker cannot reach agents on Kafka: {error}") from error
 
     def replies(self, take: Callable[[ConsumerRecord], None]) -> Follower:
         return Follower(self._options, self.reply_topic, take, from_end=True)

@@ -193,7 +193,7 @@ async def _answers(options: dict[str, Any], host: str, port: int, timeout_s: flo
             metadata = await connection.send(MetadataRequest([]))
         brokers = [(broker[1], broker[2]) for broker in metadata.brokers]
         if not brokers:
-            raise kafka_errors.KafkaConnectionError("the broker that answered reports no broker that is ready")
+            raise kafka_errors.KafkaConnectionError("the broker that answered reports that no broker is ready")
         if (host, port) in brokers:
             return
         for at, (other_host, other_port) in enumerate(brokers):
@@ -209,7 +209,7 @@ class AdvertisedUnreachable(OSError):
     """The bootstrap address answers, the address it advertises does not (the usual trap with containers)."""
 
     def __init__(self, address: str) -> None:
-        super().__init__(f"it answers, but advertises {address}, which cannot be connected to from here")
+        super().__init__(f"it answers, but advertises {address}, which is unreachable from here")
 
 
 @asynccontextmanager
@@ -232,7 +232,7 @@ def _reason(error: BaseException, settings: Settings) -> str:
     if isinstance(error, socket.gaierror | UnicodeError):
         return "unknown host"
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted ({error.verify_message}); kafka.ssl_cafile names whom to trust"
+        return f"its certificate is not trusted ({error.verify_message}); set kafka.ssl_cafile to the CA to trust"
     if isinstance(error, ConnectionRefusedError) or (
         isinstance(error, OSError) and "Connect call failed" in str(error)
     ):
@@ -243,9 +243,9 @@ def _reason(error: BaseException, settings: Settings) -> str:
         return str(error.args[0])
     if isinstance(error, kafka_errors.AuthenticationFailedError | kafka_errors.SaslAuthenticationFailed):
         if settings.kafka.sasl_mechanism == "AWS_MSK_IAM":
-            return "the token was refused: is kafka.sasl_aws_region the cluster's, and may this identity connect to it?"
+            return "the token was refused: check kafka.sasl_aws_region, and that this identity may connect"
         if settings.kafka.sasl_mechanism == "OAUTHBEARER":
-            return "the token was refused: it may be over, or of an issuer or for an audience that the broker does not know"
+            return "the token was refused: it may have expired, or have an issuer or an audience that the broker does not accept"
         return "user name or password refused (kafka.sasl_username, kafka.sasl_password)"
     if isinstance(error, kafka_errors.KafkaConnectionError | ConnectionResetError | ssl.SSLError):
         # Brokers say nothing to those who speak another protocol than the port's.

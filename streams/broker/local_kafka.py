@@ -114,7 +114,9 @@ class LocalKafka(ChildBroker):
                 await process.wait()
         if process.returncode:
             said = output.decode("utf-8", "replace").strip().splitlines()
-            raise ChildBrokerError(f"{self._scripts.storage} failed: {said[-1][:300] if said else 'it said nothing'}")
+            raise ChildBrokerError(
+                f"{self._scripts.storage} failed: {said[-1][:300] if said else 'it printed nothing'}"
+            )
 
     @property
     def _root(self) -> Path:

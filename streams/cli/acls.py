@@ -28,20 +28,20 @@ def acls(
     ] = None,
     user: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="who gets them; default: kafka.sasl_username", show_default=False),
+        typer.Option(metavar="NAME", help="the user who gets them; default: kafka.sasl_username", show_default=False),
     ] = None,
     app_id: Annotated[
         str | None, typer.Option(metavar="NAME", help="the workers' --app-id", show_default=False)
     ] = None,
     group: Annotated[
         str | None,
-        typer.Option(metavar="BEGIN", help="what groups of consumers and agents begin with", show_default=False),
+        typer.Option(metavar="BEGIN", help="prefix of the groups of consumers and agents", show_default=False),
     ] = None,
     agent_topic: Annotated[
         list[str] | None,
         typer.Option(metavar="TOPIC", help="full name of a topic that an agent reads; repeatable", show_default=False),
     ] = None,
-    strimzi: Annotated[bool, typer.Option("--strimzi", help="as a Strimzi KafkaUser takes them")] = False,
+    strimzi: Annotated[bool, typer.Option("--strimzi", help="in the form of a Strimzi KafkaUser")] = False,
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
@@ -67,7 +67,7 @@ def acls(
         name = user or settings.kafka.sasl_username or DEFAULT_USER
         line("\n".join(kafka_acls(name, needed, settings.bootstrap_servers)))
         if "consumer" in chosen and group is None:
-            say("consumers that join groups need Read on them too: --group BEGIN")
+            say("consumers that join groups need Read on the groups too: --group PREFIX")
     else:
         rows = [
             {

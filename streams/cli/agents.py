@@ -60,11 +60,11 @@ def add(
         list[str] | None, typer.Option(metavar="C", help="what it can do; may be repeated", show_default=False)
     ] = None,
     max_requests: Annotated[
-        int | None, typer.Option(metavar="N", help="at most N calls in any --window; 100", show_default=False)
+        int | None, typer.Option(metavar="N", help="at most N calls in any --window; default 100", show_default=False)
     ] = None,
     window: Annotated[str | None, typer.Option(metavar="DURATION", help="such as 60s", show_default=False)] = None,
     max_concurrency: Annotated[
-        int | None, typer.Option(metavar="N", help="at most N calls at once; 10", show_default=False)
+        int | None, typer.Option(metavar="N", help="at most N calls at once; default 10", show_default=False)
     ] = None,
     metadata: Annotated[
         list[str] | None,
@@ -93,7 +93,7 @@ def add(
     ] = None,
     discover: Annotated[
         bool | None,
-        typer.Option(help="ask ENDPOINT what is there; done for http(s) without --protocol", show_default=False),
+        typer.Option(help="detect the protocol at ENDPOINT; done for http(s) without --protocol", show_default=False),
     ] = None,
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,
@@ -311,7 +311,7 @@ def _print(
 @app.command("circuit")
 def circuit(
     agent_id: Annotated[str, typer.Argument(metavar="ID")],
-    mode: Annotated[str, typer.Argument(metavar="MODE", help="open, disabled, or auto: as its calls go")],
+    mode: Annotated[str, typer.Argument(metavar="MODE", help="open, disabled, or auto: by the outcomes of its calls")],
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
@@ -366,7 +366,7 @@ async def _rm(settings: Settings, agent_ids: list[str], form: Format) -> None:
 @app.command("probe")
 def probe(
     agent_ids: Annotated[list[str] | None, typer.Argument(metavar="[ID...]", show_default=False)] = None,
-    timeout: Annotated[str, typer.Option(metavar="DURATION", help="how long each agent may take")] = "5s",
+    timeout: Annotated[str, typer.Option(metavar="DURATION", help="how long to wait for each agent")] = "5s",
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,
     output: OutputFormat = None,

@@ -73,7 +73,7 @@ def filled(given: dict[str, Any], found: Found) -> dict[str, Any]:
                 raise CommandError(f"agents add: metadata.{key}: the server has no {chosen!r}, only {listed}", USAGE)
             capabilities = [chosen]
         elif chosen not in found.choices:
-            say(f"the list has no {key} {chosen!r}; registered all the same")
+            say(f"the list has no {key} {chosen!r}; registered anyway")
     if capabilities:
         more["capabilities"] = capabilities
     _report_concurrency(given.get("limits") or {}, found.concurrency)
@@ -116,7 +116,7 @@ def check_tool(given: dict[str, Any]) -> None:
     try:
         tools = asyncio.run(ask())
     except AgentError as error:
-        say(f"the server's tools are not known: {error.message}")
+        say(f"the server's tools could not be listed: {error.message}")
         return
     if (tool := given["metadata"]["tool"]) not in tools:
         raise CommandError(

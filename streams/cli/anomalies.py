@@ -30,7 +30,7 @@ COLUMNS = (
 
 
 def anomalies(
-    follow: Annotated[bool, typer.Option("--follow", help="print new ones as they come, until Ctrl-C")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="continue with new ones, until Ctrl-C")] = False,
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,
     output: OutputFormat = None,

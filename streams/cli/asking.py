@@ -115,7 +115,7 @@ async def ask_each(settings: Settings, urls: Sequence[str], path: str) -> list[t
             except httpx.HTTPError as error:
                 return url, None, str(error) or type(error).__name__
             except ValueError:
-                return url, None, f"answers {answer.status_code}, and no JSON: it is no worker"
+                return url, None, f"answers {answer.status_code} without JSON: it is not a worker"
         if answer.status_code != 200:
             reason = str(body.get("error", answer.status_code)) if isinstance(body, dict) else str(answer.status_code)
             hint = "; set web_auth.token (PARALLAX_WEB_AUTH__TOKEN=env:NAME)" if answer.status_code == 401 else ""

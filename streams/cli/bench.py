@@ -28,7 +28,7 @@ def bench() -> None:
 @app.command("detect")
 def detect(
     run_length: Annotated[
-        float, typer.Option(min=100, metavar="POINTS", help="mean points between false alarms to keep to")
+        float, typer.Option(min=100, metavar="POINTS", help="wanted mean number of points between false alarms")
     ] = 10_000,
     runs: Annotated[int, typer.Option(min=2, max=100_000, help="changes of each kind to try")] = 150,
     points: Annotated[int, typer.Option(min=1000, max=100_000_000, help="points of each stable stream")] = 100_000,
@@ -41,7 +41,7 @@ def detect(
     ] = 5,
     river: Annotated[bool, typer.Option(help="compare with river's detectors")] = True,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.svg", help="write a picture of the delays", show_default=False)
+        Path | None, typer.Option(metavar="FILE.svg", help="write the delays as an SVG file", show_default=False)
     ] = None,
     output: OutputFormat = None,
 ) -> None:

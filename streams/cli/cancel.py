@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 def cancel(
     name: Annotated[str, typer.Argument(metavar="ID")],
-    reason: Annotated[str | None, typer.Option(help="Goes into the result.")] = None,
-    task: Annotated[bool, typer.Option("--task", help="Only a task of this id, no plan.")] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Only a plan of this id, no task.")] = False,
+    reason: Annotated[str | None, typer.Option(help="Appears in the result.")] = None,
+    task: Annotated[bool, typer.Option("--task", help="Cancel only a task with this id, no plan.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Cancel only a plan with this id, no task.")] = False,
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,
     output: OutputFormat = None,

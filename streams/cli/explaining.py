@@ -60,7 +60,7 @@ async def _explain(settings: Settings, task_id: str, begin: int, given: list[str
         from schemas.times import format_time
 
         raise CommandError(
-            f"task {task_id}: nothing is known of it since {format_time(begin)}; look further back with --since, "
+            f"task {task_id}: no record of it since {format_time(begin)}; search further back with --since, "
             f"or if it is a plan: parallax plan {task_id}",
             NOT_FOUND,
         )

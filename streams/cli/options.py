@@ -52,7 +52,7 @@ Prefix = Annotated[
     typer.Option(
         "--topic-prefix",
         metavar="PREFIX",
-        help="what topic names begin with  [env: PARALLAX_TOPIC_PREFIX; default: parallax.]",
+        help="prefix of topic names  [env: PARALLAX_TOPIC_PREFIX; default: parallax.]",
         show_default=False,
     ),
 ]

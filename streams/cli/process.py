@@ -41,7 +41,10 @@ def worker(
         typer.Option(metavar="NAME", help="a worker restarted under this name takes its partitions back at once"),
     ] = None,
     session_timeout: Annotated[
-        str | None, typer.Option(metavar="DURATION", help="a silent worker is given up after this; default 10s")
+        str | None,
+        typer.Option(
+            metavar="DURATION", help="a worker without a heartbeat for this long loses its partitions; default 10s"
+        ),
     ] = None,
     web_host: WebHost = None,
     web_port: WebPort = None,
@@ -52,7 +55,9 @@ def worker(
     insecure: Annotated[
         bool | None,
         typer.Option(
-            "--insecure", help="serve addresses beyond this machine to everybody, without tokens", show_default=False
+            "--insecure",
+            help="serve addresses that other machines reach to everyone, without tokens",
+            show_default=False,
         ),
     ] = None,
     bootstrap_servers: Servers = None,
@@ -146,7 +151,7 @@ def dev(
         str | None,
         typer.Option(
             metavar="HOST:PORT,...",
-            help="use this Kafka, which runs already, in place of a broker started here",
+            help="use this running Kafka instead of starting a broker",
             show_default=False,
         ),
     ] = None,

@@ -42,7 +42,7 @@ def explain(error: BaseException) -> int:
     code, text = _known(error)
     if code is None:
         traceback.print_exception(error)
-        say(f"parallax: internal error: {type(error).__name__}: {text}; this is a fault of parallax, please report it")
+        say(f"parallax: internal error: {type(error).__name__}: {text}; please report it")
         return FAILED
     say(f"parallax: {text}")
     return code

@@ -47,7 +47,7 @@ class TaskStatus(StrEnum):
     waiting = "waiting"
 
 
-Since = Annotated[str, typer.Option(metavar="DURATION|TIME", help="from when on: 15m, 24h, or an RFC 3339 time")]
+Since = Annotated[str, typer.Option(metavar="DURATION|TIME", help="since when: 15m, 24h ago, or an RFC 3339 time")]
 Agent = Annotated[str | None, typer.Option(metavar="ID", help="only tasks of this agent", show_default=False)]
 
 
@@ -79,7 +79,7 @@ def ls(
 def retry(
     task_ids: Annotated[list[str] | None, typer.Argument(metavar="[ID...]", show_default=False)] = None,
     failed: Annotated[
-        bool, typer.Option("--failed", help="every task that failed and was not retried (cancelled ones are left)")
+        bool, typer.Option("--failed", help="every task that failed and was not retried; cancelled ones are left out")
     ] = False,
     agent: Agent = None,
     since: Since = "1h",

@@ -29,7 +29,7 @@ app = typer.Typer(help="Create and check the topics.", rich_markup_mode=None)
 Partitions = Annotated[
     int | None,
     typer.Option(
-        min=1, max=10_000, metavar="N", help="of tasks and all that follow it; 8 when new", show_default=False
+        min=1, max=10_000, metavar="N", help="of tasks and the topics aligned with it; 8 when new", show_default=False
     ),
 ]
 Replication = Annotated[
@@ -113,7 +113,10 @@ async def _apply(
 @app.command("grow")
 def grow(
     partitions: Annotated[
-        int, typer.Option("--partitions", min=1, max=10_000, metavar="M", help="how many there shall be; a multiple")
+        int,
+        typer.Option(
+            "--partitions", min=1, max=10_000, metavar="M", help="the new number; a multiple of the present one"
+        ),
     ],
     timeout: Annotated[
         str, typer.Option(metavar="DURATION", help="how long to wait for the workers; 0s: not at all")
@@ -145,21 +148,21 @@ async def _grow(settings: Settings, partitions: int, timeout_s: float, form: For
     rows_as(form, documents, ("topic", "action", "partitions"))
     if not timeout_s:
         return
-    say("parallax: waiting for the workers to take the partitions up")
+    say("parallax: waiting for the workers to open the partitions")
     try:
         groups = await taken_up(settings, partitions, timeout_s)
     except GroupAuthorizationFailedError:
-        say("parallax: this user may not look at the workers' groups; see: parallax workers ls")
+        say("parallax: this user may not read the workers' groups; see: parallax workers ls")
         return
     for group in groups:
         if not group.members:
-            say(f"parallax: no worker with the role {group.role} runs; the next one takes the partitions up")
+            say(f"parallax: no worker with the role {group.role} runs; the next one will open the partitions")
         else:
-            say(f"parallax: {group.role}: {min(group.opened, partitions)} of {partitions} partitions taken up")
+            say(f"parallax: {group.role}: {min(group.opened, partitions)} of {partitions} partitions opened")
     if late := [group.role for group in groups if group.members and group.opened < partitions]:
         raise CommandError(
-            f"the partitions were added, but not all are taken up by {', '.join(late)} after {timeout_s:g} s; see the workers' "
-            "logs, and run this again to look again", TIMED_OUT,
+            f"the partitions were added, but not all are opened by {', '.join(late)} after {timeout_s:g} s; see the workers' "
+            "logs, and run this again to check again", TIMED_OUT,
         )  # fmt: skip
 
 

@@ -71,7 +71,7 @@ async def found_workers(settings: Settings, given: list[str]) -> Found:
         asked |= set(ahead)
         for url, body, reason in await ask_each(settings, ahead, "/api/v1/worker"):
             if not isinstance(body, dict) or not isinstance(body.get("web"), str):
-                silent[url] = reason or "answers, but is no worker"
+                silent[url] = reason or "answers, but is not a worker"
                 continue
             if url == guessed and (why := stranger(settings, body)):
                 silent[url] = why

@@ -155,7 +155,9 @@ class Follower:
             async with asyncio.timeout(LOOK_TIMEOUT_S):
                 logs, cuts = await self._identities(consumer)
         except (KafkaError, TimeoutError) as error:
-            log.debug("brokers do not say whether a log is the one that was read", topic=self._topic, error=repr(error))
+            log.debug(
+                "brokers do not report whether a log is the one that was read", topic=self._topic, error=repr(error)
+            )
             return False
         for tp in read.keys() & logs.keys():
             (topic_id, epoch), seen = logs[tp], self._seen[tp]
@@ -291,7 +293,7 @@ class Follower:
             elif grown:
                 log.info("a topic has more partitions; reading them too", topic=self._topic, partitions=sorted(grown))
             elif await self._is_another(consumer):
-                log.warning("a topic was made anew, or lost its end; reading on from there", topic=self._topic)
+                log.warning("a topic was recreated or truncated; reading on from there", topic=self._topic)
             else:
                 return consumer
         fresh = await self._connected()

@@ -126,7 +126,7 @@ async def find_start_offsets(
         now = LogNow(begins[tp], ends[tp], topic_id, epoch, cuts.get(tp))
         start = start_offset(tp.topic, tp.partition, given, mine, now, config.exact_ends)
         if start.why is not None:
-            log.warning("a partition does not begin at its committed offset", topic=tp.topic, partition=tp.partition,
+            log.warning("a partition starts at another offset than the committed one", topic=tp.topic, partition=tp.partition,
                         committed=given[0], start=start.offset, end=ends[tp], reason=start.why)  # fmt: skip
         identity = KeptOffset(start.offset, "", topic_id, epoch, min(start.offset, ends[tp]))
         fresh_end = ends[tp] if start.fresh else None

@@ -48,9 +48,7 @@ class GrowthWatch:
         self._check_at = now + CHECK_S
         count = self._counts.common(consumer)
         if count > self.dealt_out:
-            log.info(
-                "partitions were added; asking the group to deal them out", partitions=count, before=self.dealt_out
-            )
+            log.info("partitions were added; asking the group to rebalance", partitions=count, before=self.dealt_out)
             self._check_at = now + PATIENCE_S
             self._assignor.report(count)
             consumer._coordinator.request_rejoin()

@@ -96,7 +96,7 @@ class LogCheck:
     def _no_answer(self, error: Exception) -> None:
         self._unanswered += 1
         if self._unanswered % UNANSWERED_LOOKS == 0:
-            log.warning("brokers do not say whether the logs are still those that were read; asking again",
+            log.warning("brokers do not report whether the logs are still those that were read; asking again",
                         looks=self._unanswered, error=repr(error))  # fmt: skip
 
     async def _compared_beyond(
@@ -153,7 +153,7 @@ class LogCheck:
     def _changed(
         self, tp: TopicPartition, processor: PartitionProcessor, reason: str, read: int, end: int | None
     ) -> None:
-        log.error("a log is not the one that was read; its partition is opened again", topic=tp.topic,
+        log.error("a log is not the one that was read; reopening its partition", topic=tp.topic,
                   partition=tp.partition, read=read, end=end, reason=reason)  # fmt: skip
         self._engine.log_changes += 1
         self._short.pop(tp, None)

@@ -132,7 +132,7 @@ async def end_left_open(
     outcomes = dict(zip(nodes, await asyncio.gather(*asked, return_exceptions=True), strict=True))
     failed = {node_id: outcome for node_id, outcome in outcomes.items() if isinstance(outcome, Exception)}
     for node_id, outcome in failed.items():  # the others were asked
-        log.debug("a broker does not say which transactions are open", node=node_id, error=repr(outcome))
+        log.debug("a broker does not report which transactions are open", node=node_id, error=repr(outcome))
     return bool(nodes) and all(isinstance(outcome, IncompatibleBrokerVersion) for outcome in failed.values())
 
 

@@ -139,7 +139,7 @@ class PartitionProcessor:
             try:
                 done = offset_map.decode(tp.topic, tp.partition, head, text)
             except offset_map.MapError as error:
-                log.warning("offset map refused; finished work beyond the commit is redone", topic=tp.topic,
+                log.warning("offset map invalid; work finished beyond the commit is done again", topic=tp.topic,
                             partition=tp.partition, offset=head, error=str(error))  # fmt: skip
                 done = []
             self.ledgers[source] = Ledger(head, done)
@@ -379,7 +379,7 @@ class PartitionProcessor:
                         await self._cut_off()
                         await self._commit_rest()
             except TimeoutError:
-                log.warning("commit not finished in time; its tasks are redone", partition=self.number)
+                log.warning("commit not finished in time; its tasks are done again", partition=self.number)
         await self.close()
 
     async def _commit_rest(self) -> None:

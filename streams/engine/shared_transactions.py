@@ -210,13 +210,13 @@ class SharedTransactions:
             elif not failed.again or time() + pause_s >= until or (alone and not failed.transient):
                 _tell(now, failed)
             elif alone or (failed.transient and time() - began < TOGETHER_S):
-                log.info("a transaction is run again", partitions=len(now), reason=str(failed))
+                log.info("running a transaction again", partitions=len(now), reason=str(failed))
                 left.insert(0, (now, until))
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, MAX_RETRY_PAUSE_S)
             else:
                 log.info(
-                    "a transaction is run again, each partition by itself", partitions=len(now), reason=str(failed)
+                    "running a transaction again, each partition by itself", partitions=len(now), reason=str(failed)
                 )
                 left = [*(([one], time() + COMMIT_TIMEOUT_S) for one in now), *left]
 

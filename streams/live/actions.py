@@ -81,7 +81,7 @@ class Actions:
 
         async def check(request: web.Request, _: dict[str, Any]) -> web.Response:
             if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
-                raise Refused(403, "pages of other sites may not act here")
+                raise Refused(403, "requests from pages of other sites are refused here")
             if request.content_type != "application/json":
                 raise Refused(415, "send a JSON object with Content-Type: application/json")
             answer = await work(request, await _body(request))
@@ -94,7 +94,7 @@ class Actions:
     def _bounded(self, work: Work) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(request: web.Request) -> web.Response:
             if self._waiting >= MAX_WAITING:
-                return error_answer(503, f"{self._waiting} requests wait already; one goes on at a time")
+                return error_answer(503, f"{self._waiting} requests wait already; one runs at a time")
             self._waiting += 1
             try:
                 async with self._one, asyncio.timeout(ACTION_TIMEOUT_S):
@@ -104,7 +104,7 @@ class Actions:
             except NotFound as error:
                 return error_answer(404, str(error))
             except TimeoutError:
-                return error_answer(504, f"not done within {ACTION_TIMEOUT_S:g} s; look back less far, with since")
+                return error_answer(504, f"not done within {ACTION_TIMEOUT_S:g} s; search a shorter time with since")
             except (KafkaError, AccessDenied, TopicMissing, ReadStalled, ClientError, OSError) as error:
                 return _away(error)
             finally:

@@ -158,7 +158,7 @@ class LiveApi:
         except Busy as error:
             return error_answer(503, str(error))
         except TimeoutError:
-            return error_answer(504, f"not found within {SEARCH_TIMEOUT_S:g} s; look back less far, with since=10m")
+            return error_answer(504, f"not found within {SEARCH_TIMEOUT_S:g} s; search a shorter time with since=10m")
         except KafkaError as error:
             return error_answer(503, f"the brokers do not answer: {error!r}")
         if found is None or found.get("result") is None:
@@ -166,9 +166,7 @@ class LiveApi:
             if waiting is not None:
                 found = (found or {"taskId": task_id, "status": "waiting", "events": []}) | {"waiting": waiting}
         if found is None:
-            why = (
-                f"nothing is known of task {task_id!r} since {format_time(since_ms)}; look further back with since=24h"
-            )
+            why = f"nothing is known of task {task_id!r} since {format_time(since_ms)}; search further back with since=24h"
             return error_answer(404, why)
         return json_answer(found)
 

@@ -49,7 +49,7 @@ def loopback_only(bound_to: str) -> Middleware:
                     403, "Host must be localhost, 127.0.0.1 or [::1]: this worker listens on loopback only"
                 )
             if origin is not None and not is_loopback(_origin_host(origin)):
-                return error_answer(403, "pages of other sites may not ask here")
+                return error_answer(403, "requests from pages of other sites are refused")
         return await handler(request)
 
     return check

@@ -238,7 +238,7 @@ class Hub:
         if watcher.seeded or scene is None or reader is None or not scene.loaded.is_set():
             return watcher.seeded
         if after is not None and any(offset > scene.positions.get(n, 0) for n, offset in after.items()):
-            # Another worker read further than this one so far; or the topic was made anew, and that place is of the old one.
+            # Another worker read further than this one so far; or the topic was recreated, and that place is of the old one.
             ends = await reader.ends()
             after = {
                 n: offset

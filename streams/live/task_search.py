@@ -49,7 +49,7 @@ class TaskSearch:
     async def find(self, task_id: str, since_ms: int) -> dict[str, Any] | None:
         """The task's history since that time. Raises `Busy`, `TimeoutError`, `KafkaError`."""
         if self._waiting >= MAX_WAITING:
-            raise Busy(f"{self._waiting} searches wait already; one goes on at a time")
+            raise Busy(f"{self._waiting} searches wait already; one runs at a time")
         self._waiting += 1
         try:
             async with self._one, asyncio.timeout(SEARCH_TIMEOUT_S):

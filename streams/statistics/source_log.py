@@ -74,7 +74,7 @@ class SourceLog:
                     resumed[tp.partition] = offset
                     log.error(
                         "%s [%d] is not the log that was counted (counted to offset %d, it ends at %d): "
-                        "reading on at offset %d; was the topic made anew or restored?",
+                        "reading on at offset %d; was the topic recreated or restored?",
                         tp.topic, tp.partition, max(mark.offset for mark in known), end, offset,
                     )  # fmt: skip
             consumer.unsubscribe()

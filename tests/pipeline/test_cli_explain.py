@@ -82,7 +82,7 @@ async def test_tasks_that_wait_and_that_ended_are_explained(p: Pipeline) -> None
     away = await said(p, "explain", "s2", "--web", "http://127.0.0.1:9")
     assert away["code"] == "no_worker"
     unheard = await said(p, "explain", "unheard", *web, code=4)
-    assert re.search(r"nothing is known of it since \d{4}-.*Z; look further back with --since", unheard)
+    assert re.search(r"no record of it since \d{4}-.*Z; search further back with --since", unheard)
     assert "parallax plan unheard" in unheard
     assert "--web: must be http://HOST:PORT" in await said(p, "explain", "b1", "--web", "worker", code=2)
 

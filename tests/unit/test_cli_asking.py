@@ -75,7 +75,7 @@ async def test_peers_are_asked_too_and_a_worker_at_two_addresses_is_one(serve: S
     assert [row["runId"] for row in found.rows] == ["w1", "w2"]
     assert found.urls == [first, second]
     assert found.silent.keys() == {odd, "http://127.0.0.1:9"}
-    assert "it is no worker" in found.silent[odd]
+    assert "it is not a worker" in found.silent[odd]
 
 
 @pytest.mark.parametrize(

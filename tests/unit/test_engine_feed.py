@@ -205,7 +205,7 @@ async def test_a_home_is_told_of_wishes_from_its_opening_on(rig: MakeRig, monkey
 
 @pytest.mark.parametrize("why", ["remembered", "committed", "made anew"])
 async def test_it_begins_where_it_always_did_otherwise(rig: MakeRig, why: str) -> None:
-    """Something is remembered that may wait for it; or the group committed; or the topic was made anew."""
+    """Something is remembered that may wait for it; or the group committed; or the topic was recreated."""
     asked: list[list[bytes]] = []
 
     def from_end(kept: Any) -> tuple[str, ...]:

@@ -231,8 +231,8 @@ async def _shown(address: str, name: str) -> str:
             {"cert_file": "authority.pem", "key_file": None},
             r"grpc_tls\.cert_file: .*authority\.pem hold no certificate",
         ),
-        ({"client_ca_file": "worker.key"}, r"grpc_tls\.client_ca_file: .*worker\.key holds no authority"),
-        ({"ca_file": "worker.key"}, r"grpc_tls\.ca_file: .*worker\.key holds no authority"),
+        ({"client_ca_file": "worker.key"}, r"grpc_tls\.client_ca_file: .*worker\.key holds no CA certificate"),
+        ({"ca_file": "worker.key"}, r"grpc_tls\.ca_file: .*worker\.key holds no CA certificate"),
     ],
 )
 def test_what_cannot_be_used_is_named_by_its_setting(changes: dict[str, Any], why: str) -> None:

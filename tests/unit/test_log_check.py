@@ -123,7 +123,7 @@ async def test_a_log_that_stays_is_left_alone_and_what_it_held_is_kept(rig: Rig)
 async def test_a_topic_made_anew_is_noticed_however_long_it_is(rig: Rig) -> None:
     """By its id."""
     rig.logs[TASKS] = Identity("bb", 0)
-    assert "made anew" in (await rig.look() or "")
+    assert "the topic was recreated" in (await rig.look() or "")
     assert rig.partition.closed
     assert rig.lost[0].transient
 
@@ -132,14 +132,14 @@ async def test_a_log_that_lost_its_end_is_noticed_though_it_grew_again(rig: Rig)
     """By where the epoch that was known ends in it now."""
     await rig.look()
     rig.logs[TASKS], rig.cuts[TASKS] = Identity("aa", 4), 20
-    assert "lost what lay behind 20" in (await rig.look() or "")
+    assert "the log was truncated at 20" in (await rig.look() or "")
     assert rig.asked[-1] == {TASKS: 3}
 
 
 async def test_what_was_read_since_the_last_look_counts_too(rig: Rig) -> None:
     """It was read from the old log, and its offsets were given to other records since."""
     rig.replace(20, 60)
-    assert "lost what lay behind 20" in (await rig.look() or "")
+    assert "the log was truncated at 20" in (await rig.look() or "")
     assert rig.partition.logs["tasks"].checked == 40, "so that it begins again at 20"
 
 
@@ -147,7 +147,7 @@ async def test_a_record_that_is_gone_was_lost(rig: Rig) -> None:
     """The new log is longer than what was read, but holds nothing at that offset."""
     rig.replace(20, 60)
     del rig.texts[39]
-    assert "lost what lay behind 20" in (await rig.look() or "")
+    assert "the log was truncated at 20" in (await rig.look() or "")
 
 
 async def test_what_lies_in_the_inbox_was_read_too(rig: Rig) -> None:
@@ -157,14 +157,14 @@ async def test_what_lies_in_the_inbox_was_read_too(rig: Rig) -> None:
     rig.texts |= dict.fromkeys(range(40, 43), b"old")
     rig.read(43, handed_over=40)
     rig.replace(41, 60)
-    assert "lost what lay behind 41" in (await rig.look() or "")
+    assert "the log was truncated at 41" in (await rig.look() or "")
     assert rig.partition.logs["tasks"].checked == 43
 
 
 async def test_a_record_beyond_the_end_of_the_new_log_was_lost(rig: Rig) -> None:
     """There is nothing to compare: the leader that is there now never gave it out."""
     rig.replace(20, 30)
-    assert "lost what lay behind 20" in (await rig.look() or "")
+    assert "the log was truncated at 20" in (await rig.look() or "")
     assert rig.partition.logs["tasks"].checked == 40
 
 
@@ -172,7 +172,7 @@ async def test_records_of_the_new_log_do_not_hide_those_that_were_read_before(ri
     """The log lost its end, grew, and was read on behind what had been read: the newest record is the one that lies there."""
     rig.replace(20, 60)
     rig.read(60)
-    assert "lost what lay behind 20" in (await rig.look() or "")
+    assert "the log was truncated at 20" in (await rig.look() or "")
     assert rig.partition.logs["tasks"].checked == 60
 
 
@@ -185,7 +185,7 @@ async def test_too_many_batches_to_remember_count_as_lost(rig: Rig, monkeypatch:
         rig.texts |= dict.fromkeys(range(end - 2, end), b"new")
         rig.read(end)
     rig.logs[TASKS], rig.cuts[TASKS] = Identity("aa", 4), 41
-    assert "lost what lay behind 41" in (await rig.look() or "")
+    assert "the log was truncated at 41" in (await rig.look() or "")
 
 
 async def test_records_of_another_leader_are_no_change(rig: Rig) -> None:
@@ -203,7 +203,7 @@ async def test_records_that_cannot_be_compared_are_compared_at_the_next_look(rig
     assert await rig.look() is None
     assert rig.partition.logs["tasks"] == KeptOffset(0, "", "aa", 3, checked=0)
     rig.silent = False
-    assert "lost what lay behind 20" in (await rig.look() or "")
+    assert "the log was truncated at 20" in (await rig.look() or "")
 
 
 async def test_another_leader_with_the_whole_log_is_no_change(rig: Rig) -> None:

@@ -326,7 +326,7 @@ async def test_a_partition_is_opened_again_only_once_its_commit_has_ended(rig: R
 
 
 async def test_a_partition_that_was_closed_does_not_go_along(rig: Rig) -> None:
-    """Not even in the turn of the loop in which it ends, nor when a transaction is run again."""
+    """Not even in the turn of the loop in which it ends, nor when running a transaction again."""
     first, second = await rig.open(0), await rig.open(1)
     waiting = asyncio.ensure_future(first.commit(ready(0)))
     await asyncio.sleep(0)

@@ -57,7 +57,7 @@ def fill_request(request: AgentRequest | TaskRequest, call: Call) -> None:
         _fill_struct(request.data, data if isinstance(data, dict) else {"value": data}, 1)
     except _Inexact as error:
         raise Unsupported(
-            f"{_found_at(data, where)}: {error} is no double, and google.protobuf.Struct carries nothing else; "
+            f"{_found_at(data, where)}: {error} does not fit a double, the only number of google.protobuf.Struct; "
             "send it as a string, or in payload.context"
         ) from None
 

@@ -89,7 +89,9 @@ class RelayService:
     async def _ask(self, request: TaskRequest, context: Any) -> AgentToControlPlane:
         agent_id = await self._meant(context)
         if self._calls >= self._max_calls:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "this worker relays as many calls as it may")
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, "this worker has reached its limit of relayed calls"
+            )
         self._calls += 1
         code, why = grpc.StatusCode.INTERNAL, ""
         try:
@@ -126,7 +128,7 @@ class RelayService:
         elif (refused := objection(context, self._token, self._wrong, NOT_SHOWN)) is not None:
             await context.abort(*refused)
         if given.get("node") != self._gateway.node:
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "another worker runs here now")
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "another worker has this address now")
         raw = given.get("agent-bin", b"")
         return raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw)
 
@@ -220,7 +222,7 @@ def _meaning(error: grpc.aio.AioRpcError, route: Route) -> Exception:
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         # Said by either end of the hop, of the call or of the answer.
         return (
-            AnswerTooLarge(f"too large for the way between workers: {details}")
+            AnswerTooLarge(f"too large to be relayed between workers: {details}")
             if "larger than" in details
             else TooMany()
         )

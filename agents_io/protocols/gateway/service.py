@@ -167,7 +167,9 @@ class Gateway:
         if self._closing:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "this worker is stopping; connect to another")
         if len(self._all) >= self._max_sessions:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "this worker has as many agents as it may")
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, "this worker has reached its limit of connected agents"
+            )
         refused = objection(context, self._token, self._wrong)
         if refused is not None:
             self.refused += 1

@@ -140,7 +140,7 @@ class GatewayTransport:
         except TimeoutError:
             raise CallTimeout(f"no answer within {call.timeout_s:.3g} s") from None
         except TooMany:
-            raise RateLimited(f"agent {agent.id!r} has as many requests open as it may") from None
+            raise RateLimited(f"agent {agent.id!r} has reached its limit of open requests") from None
         except StreamLost as lost:
             kind = ConnectionFailed if lost.blame else HopLost
             raise kind(f"the agent's stream ended during the call: {lost.why}") from None

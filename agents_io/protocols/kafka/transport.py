@@ -49,7 +49,9 @@ class _Agent:
 
 def _agent(agent: AgentRegistration) -> _Agent:
     if agent.auth is not None:
-        raise Unsupported("auth: a kafka agent takes none, a secret does not belong on a topic; use the brokers' own")
+        raise Unsupported(
+            "auth: not for kafka agents: the secret would be stored on a topic; use the authentication of the brokers"
+        )
     cancels = (agent.metadata or {}).get("cancelRecords") is True
     return _Agent(topic_of(agent.endpoint), reading_of(agent.metadata, agent.confidence), cancels)
 
@@ -93,7 +95,7 @@ class KafkaTransport:
             if not isinstance(error, TimeoutError):
                 raise
             if not opened:
-                raise InternalError(f"no exchange with agents on Kafka within {call.timeout_s:.3g} s") from None
+                raise InternalError(f"agents on Kafka could not be reached within {call.timeout_s:.3g} s") from None
             if not sent:
                 raise ConnectionFailed(f"the request could not be sent within {call.timeout_s:.3g} s") from None
             raise CallTimeout(f"no answer within {call.timeout_s:.3g} s") from None
@@ -155,7 +157,7 @@ class KafkaTransport:
                 if self._replies is None and replies:
                     await self._read_replies()
             except KafkaError as error:
-                raise InternalError(f"this worker cannot exchange with agents on Kafka: {_said(error)}") from error
+                raise InternalError(f"this worker cannot reach agents on Kafka: {_said(error)}") from error
 
     async def _renew_producer(self) -> None:
         worn, self._producer = self._producer, None

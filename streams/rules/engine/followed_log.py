@@ -48,7 +48,7 @@ def read_on_from(seen: LogSeen, position: int, now: LogAtPresent) -> int:
     (3, 5)
     """
     if (seen.topic_id and now.topic_id and seen.topic_id != now.topic_id) or position > now.end:
-        return now.begin  # another topic of that name; or a log that lost its end, and nobody knows where it was cut
+        return now.begin  # another topic of that name; or a truncated log, and where it was cut is unknown
     if now.cut is not None and now.cut < position:
         # What came since the last look came from the old leader or from the new one: it is read again.
         position = min(seen.position, now.cut)

@@ -58,28 +58,28 @@ def start_offset(
     """`committed`: offset and map, `NOT_COMMITTED` if there is none. `exact_ends`: whether `log.end` can be believed.
 
     >>> start_offset("tasks", 0, NOT_COMMITTED, KeptOffset(40, "", "id"), LogNow(0, 50, "id"), True)
-    Start(offset=40, map='', committed=False, why='the group has no offset any more; going on from the kept one', fresh=False)
+    Start(offset=40, map='', committed=False, why='the group is lost; going on from the kept one', fresh=False)
     """
     offset, text = committed
     # 1. Another topic of the same name: neither offset is of this log.
     if kept is not None and kept.topic_id and log.topic_id and kept.topic_id != log.topic_id:
-        return Start(log.begin, "", False, "the topic was made anew; starting at its beginning")
+        return Start(log.begin, "", False, "the topic was recreated; starting at its beginning")
     # 2. The group's offset was lost or set back: what was kept is further. Without any offset the topic may be another one.
     same = kept is not None and bool(kept.topic_id) and kept.topic_id == log.topic_id
     why = None
     if kept is not None and kept.offset > offset and (offset >= 0 or same):
-        lost = "has no offset any more" if offset < 0 else f"was set back to {offset}"
-        why = f"the group {lost}; going on from the kept one"
+        lost = "is lost" if offset < 0 else f"was set back to {offset}"
+        why = f"the group's offset {lost}; continuing from the kept one"
         offset, text = kept.offset, kept.map
     if offset < 0:
         return Start(log.begin, "", False, fresh=True)
-    # 3. The log lost its end: what lies there now is new. Where that begins the leader epoch says, or nobody.
+    # 3. The log was truncated: its records there are new ones. They begin where the leader epoch shows, if that is known.
     beyond = exact_ends and offset > log.end
     if same and log.cut is not None and kept is not None and (log.cut < kept.checked or beyond):
         cut = min(log.cut, log.end)
         begin = max(min(offset, cut), log.begin)
         kept_map = _clipped(topic, partition, offset, text, cut) if begin == offset else ""
-        return Start(begin, kept_map, False, f"the log lost what lay behind {cut}; starting there")
+        return Start(begin, kept_map, False, f"the log was truncated at {cut}; starting there")
     if beyond:
         return Start(log.begin, "", False, "the committed offset lies beyond the log; starting at its beginning")
     return Start(offset, text, why is None, why)
@@ -98,10 +98,10 @@ def lost_its_end(kept: KeptOffset, topic_id: str, cut: int | None) -> str | None
     """Why the log of an open partition is not the one seen before; None if it is, or if that is unknown.
 
     >>> lost_its_end(KeptOffset(0, "", "id", 3, checked=40), "id", 20)
-    'the log lost what lay behind 20'
+    'the log was truncated at 20'
     """
     if kept.topic_id and topic_id and kept.topic_id != topic_id:
-        return "the topic was made anew"
+        return "the topic was recreated"
     if cut is not None and cut < kept.checked:
-        return f"the log lost what lay behind {cut}"
+        return f"the log was truncated at {cut}"
     return None

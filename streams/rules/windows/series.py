@@ -141,7 +141,7 @@ class Series:
         if "silent" in detectors.alarms.firing:
             pause_s = (at.time_ms - self.silence.last_ms) / 1000
             why = AnomalyDetails(
-                detector="pace", window=f"speaks again after {pause_s:.0f} s", points=detectors.shown()
+                detector="pace", window=f"points again after {pause_s:.0f} s", points=detectors.shown()
             )
             self.anomalies += detectors.alarms.resolve("silent", at, why)
         self.silence.observe(at.time_ms, detectors.limits.silent_after_ms)

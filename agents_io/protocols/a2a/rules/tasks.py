@@ -205,7 +205,7 @@ def _task(task: dict[str, Any], reading: Reading) -> Answer | Pending:
         needs_auth = NeedsAuth(f"the agent needs an authorization that the registration does not give: {why}")
         needs_auth.task_id = _id(task)
         raise needs_auth
-    raise BadResponse(f"the agent's task is in no state we know: {excerpt(state.encode())}")
+    raise BadResponse(f"the agent's task has an unknown state: {excerpt(state.encode())}")
 
 
 def _id(task: dict[str, Any]) -> str | None:

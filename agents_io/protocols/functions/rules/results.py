@@ -69,7 +69,7 @@ def _check(value: Any, most: int) -> None:
                 below.extend(node)
             elif isinstance(node, float):
                 if not isfinite(node) and not isinstance(node, ExactFloat):
-                    raise BadResponse(f"the function returned a number that JSON has not: {node!r}")
+                    raise BadResponse(f"the function returned a number that JSON cannot hold: {node!r}")
             elif node is not None and not isinstance(node, (str, int)):
                 raise BadResponse(f"the function returned what is not JSON: {_kind(node)}")
         if not below:
