@@ -50,5 +50,5 @@ class BestEffortRequests:
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 await words()
-        except Exception as error:  # no caller waits for it: the agent finds out by itself
+        except Exception as error:  # no caller waits for it, and the agent will notice by itself
             log.debug("a best-effort request failed", what=what, error=repr(error))

@@ -140,7 +140,7 @@ def _worker(role: Who, prefix: str, app_id: str, agent_topics: Sequence[str]) ->
             yield Grant("topic", name, "Write")
         if topic.dead_letters and role in _roles(topic.read_by):
             yield Grant("topic", full_name(f"dlq.{topic.name}", prefix), "Write")
-    # It looks whether all topics are there, how large a record each takes, and for how long each keeps it.
+    # It checks which topics exist, how large their records may be, and how long they are kept.
     for begin in (prefix, f"dlq.{prefix}"):
         yield Grant("topic", begin, "Describe", prefixed=True)
         if role != "stats":
@@ -162,7 +162,7 @@ def _roles(column: str) -> set[Who]:
 def _outside(who: Who, prefix: str) -> Iterator[Grant]:
     both = (prefix, f"dlq.{prefix}")
     if who == "admin":
-        # What it creates it has to see, which Alter includes.
+        # It must see the topics it creates, which Alter includes.
         yield from (Grant("topic", begin, op, prefixed=True) for op in _ADMIN for begin in both)
     elif who == "consumer":
         yield from (Grant("topic", full_name(topic.name, prefix), "Read") for topic in TOPICS if topic.users_read)

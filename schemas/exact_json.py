@@ -203,7 +203,7 @@ def _value(text: str) -> tuple[bool, str, str | int]:
     bare = digits.rstrip("0")
     if not bare:
         return text[:1] == "-", "", 0
-    if len(exponent) > 18:  # beyond every number that is meant
+    if len(exponent) > 18:  # beyond every realistic number
         return text[:1] == "-", digits, f"{exponent}|{len(part)}"
     return text[:1] == "-", bare, int(exponent or 0) - len(part) + len(digits) - len(bare)
 

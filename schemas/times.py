@@ -19,7 +19,7 @@ def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
 
 
-@lru_cache(maxsize=256)  # records of one batch share few milliseconds
+@lru_cache(maxsize=256)  # records of one batch have few different milliseconds
 def format_time(ms: int) -> str:
     """Epoch milliseconds to the wire form.
 

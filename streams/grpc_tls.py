@@ -125,7 +125,7 @@ class _Certificate:
 
     def credentials(self) -> grpc.ServerCredentials:
         """Called before each handshake for newer credentials."""
-        newer = cast("Callable[[], grpc.ServerCertificateConfiguration]", self._newer)  # or None, says gRPC
+        newer = cast("Callable[[], grpc.ServerCertificateConfiguration]", self._newer)  # gRPC allows None too
         mutual = self._files.ca_file is not None
         return grpc.dynamic_ssl_server_credentials(self._first, newer, require_client_authentication=mutual)
 
@@ -153,14 +153,14 @@ class _Certificate:
             self._refused = stamps
             raise
         if stamps_of(self._files) != stamps:
-            return None  # they are being written this moment; a certificate must not be shown with another's key
+            return None  # the files are being written now; a certificate must not be used with another key
         self._stamps, self._said = stamps, ""
         log.info("grpc_tls: the changed files are in use")
         return found
 
     def _read(self) -> grpc.ServerCertificateConfiguration:
         files = self._files
-        context_of(files)  # it judges them; gRPC itself would only refuse the clients
+        context_of(files)  # it validates them; gRPC itself would only refuse the clients
         chain = Path(files.cert_file or "").read_bytes()
         # A certificate and its key may lie in one file.
         key = chain if files.key_file is None else Path(files.key_file).read_bytes()

@@ -125,7 +125,7 @@ class SchemaRegistry:
                 pause_s = min(2 * pause_s, MAX_PAUSE_S)
         if waited:
             log.info("schema %s is fetched; its records go on", needed)
-            self.problem = None  # others that still wait say so again with their next try
+            self.problem = None  # others that still wait set it again with their next try
 
     async def learn_now(self, records: Iterable[HasSchema]) -> None:
         """Fetch what these records need, with one try for each schema. Raises `SchemaUnavailable` if one cannot be fetched."""
@@ -167,7 +167,7 @@ class SchemaRegistry:
         if self._running.get(schema_id) is task:
             del self._running[schema_id]
         if not task.cancelled():
-            task.exception()  # retrieved here too: all who waited may have been cancelled
+            task.exception()  # retrieved here too: all waiting callers may have been cancelled
 
     async def _fetch(self, schema_id: SchemaId) -> None:
         missing = 1

@@ -221,7 +221,7 @@ async def _failed(running: _RunningWorker) -> None:
         try:
             await role.failed()
         except Exception as error:
-            # The engine's own sentences, and a refusal, are for people.
+            # The engine's own messages and refusals are meant for people.
             reason = str(error) if type(error) is RuntimeError else describe_error(error)
             raise WorkerError(f"{name} failed: {reason}") from error
 

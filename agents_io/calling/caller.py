@@ -193,9 +193,9 @@ class Caller(Generic[R]):
             return
         at = min(at, now + MAX_TIMER_S)
         if self._timer is not None and now < self._timer_at <= at:
-            return  # it fires early, finds nothing to do and is set again: cheaper than moving it for each task
+            return  # It fires early, finds nothing to do and is set again: cheaper than moving it for each task.
         self._stop_timer()
-        # Kept here: of a time that has passed meanwhile uvloop makes a handle that does not know when.
+        # Kept here: for a time that has passed meanwhile, uvloop makes a handle without its time.
         self._timer_at = max(at, now + 0.001)
         self._timer = self._loop.call_at(self._timer_at, self._on_timer)
 
@@ -232,7 +232,7 @@ class Caller(Generic[R]):
             self._events.on_first_call(run)
         item.calls += 1
         if item is not run and (is_first or item.calls > 1):
-            run.calls += 1  # one, and the retries: the other samples are none
+            run.calls += 1  # the first one, and retries: other samples do not count
         self.changed = True
         self._calls[item] = self._loop.create_task(self._call(attempt))
 
@@ -244,7 +244,7 @@ class Caller(Generic[R]):
             end, first = await self._answered(attempt)
         except asyncio.CancelledError:
             self._leave(attempt, None)
-            # Requested, or else a library cancelled us: the task must end all the same.
+            # Requested, or a library cancelled us: the task must end in both cases.
             if not self._held:
                 cancelled = Cancelled("the task was cancelled")
                 self._finish(run, cancelled if run.cancelled else InternalError("the call was cut off"))
@@ -312,7 +312,7 @@ class Caller(Generic[R]):
     def _count(self, attempt: Attempt[Item[R]], end: Answer | AgentError | None) -> None:
         """Count a call for or against its agent. None: the call was cut off and counts for neither."""
         now = self._loop.time()
-        # What is promised to an agent (its limit, a hold, Retry-After) counts from the end of the call, which must not lie before
+        # Promises to an agent (its limit, a hold, Retry-After) count from the end of the call, which must not be before
         # the true one.
         ended = now + self._clock_lag_s
         outcome: Outcome = "neutral"
@@ -327,7 +327,7 @@ class Caller(Generic[R]):
         answered = end is not None and not isinstance(end, UNANSWERED)
         self.queue.finish(attempt, outcome, ended, pause_s, answered)
         self.stats.ended(outcome, now - attempt.started_at, confidence, now)
-        # After a success too: a call counts from its answer, and its begin may be committed already.
+        # Also after a success: a call counts from its answer, and its begin may be committed already.
         self.changed = True
         self._report_transitions()
 
@@ -341,7 +341,7 @@ class Caller(Generic[R]):
         if isinstance(item, Sample) and item.run not in self._groups:
             return
         probe = attempt.permit.probe and end.counts_against_agent
-        free = probe or end.retry_after_s is not None  # it is asked to wait, and waiting uses up no attempt
+        free = probe or end.retry_after_s is not None  # the agent asks for a wait, and waiting uses up no attempt
         run.attempts += not free
         if run.attempts > run.max_retries:
             self._finish(item, end)
@@ -356,7 +356,7 @@ class Caller(Generic[R]):
             wait_s += max(0.0, self.queue.shut_until(now) - now)
         if max(now + wait_s, self.queue.shut_until(now)) >= run.deadline:
             reason = "not retried: the task's deadline passes before"
-            # Waiting would have used up no attempt: then it is the deadline that ends the task, not the failure.
+            # Waiting would have used up no attempt, so the deadline ends the task, not the failure.
             unable = Expired(f"{reason}; its last attempt failed: {end.code}: {end.message}")
             end.message += f"; {reason}"
             self._finish(item, unable if free else end)

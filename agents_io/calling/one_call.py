@@ -88,5 +88,5 @@ def _judged(error: CallTimeout, attempt: Attempt[Item[Any]], took_s: float) -> C
         return WorkerStoodStill(f"{error.message}; the worker stood still for {late_s:.1f} s or more")
     if not attempt.cut or took_s < OWN_TIMEOUT * attempt.timeout_s - CLOCK_S:
         return error  # the agent itself reported a timeout, before the time it was given was over
-    # The task's deadline left it less than its timeout: that says nothing about the agent.
+    # The task's deadline left it less than its timeout: not the agent's fault.
     return Expired(f"the deadline passed during the call: {error.message}")

@@ -125,7 +125,7 @@ class Channels:
     def _make_room(self) -> None:
         if len(self._lines) > self._max_channels:
             idle = next((line for line in self._lines.values() if line.users == 0), None)
-            # The newest is idle too, for a moment yet.
+            # The newest line may be idle a moment longer.
             if idle is not None and idle is not next(reversed(self._lines.values())):
                 self._drop(idle)
 
@@ -161,7 +161,7 @@ def _options(max_message_bytes: int, idle_s: float) -> list[tuple[str, Any]]:
         # The agent queue alone decides about retries.
         ("grpc.enable_retries", 0),
         ("grpc.service_config_disable_resolution", 1),
-        # A subchannel shared with a dropped line would hand its back-off on.
+        # A subchannel shared with a dropped line would pass its backoff on.
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.client_idle_timeout_ms", max(1000, round(idle_s * 1000))),
         ("grpc.enable_http_proxy", 0),

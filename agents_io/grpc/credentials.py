@@ -27,7 +27,7 @@ class GrpcCredentials:
 
     def get(self, files: TlsFiles) -> grpc.ChannelCredentials:
         """Raises `Unsupported` if the files cannot be used."""
-        # It judges the files (gRPC itself would only fail to connect), and is another when they are others.
+        # It validates the files (gRPC itself would only fail to connect), and changes with them.
         context = CONTEXTS.get(files)
         if context is None:
             self._usual = self._usual or grpc.ssl_channel_credentials()

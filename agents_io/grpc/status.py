@@ -71,7 +71,7 @@ def status_error(error: grpc.aio.AioRpcError, timeout_s: float, token: str, atte
     if special is not None:
         return special
     kind = TABLE.get(code, ServerError)
-    if code is _Code.ALREADY_EXISTS and attempt > 1:  # HTTP's 409: an earlier attempt is still worked on
+    if code is _Code.ALREADY_EXISTS and attempt > 1:  # like HTTP's 409: an earlier attempt may still be running
         kind = StillRunning
     text = f"the connection failed: {said}" if kind is ConnectionFailed else f"the agent answered {code.name}: {said}"
     return kind(text, retry_after_s=_retry_after(error) if code in _MAY_SAY_WHEN else None)

@@ -80,7 +80,7 @@ class Connector:
         except OSError as error:
             reason = str(error) or type(error).__name__
             raise httpx.ConnectError(f"cannot connect to {origin.host}:{origin.port}: {reason}") from error
-        except ValueError as error:  # a host that IDNA or the resolver cannot take
+        except ValueError as error:  # a host that IDNA or the resolver rejects
             raise httpx.LocalProtocolError(str(error) or type(error).__name__) from error
 
     async def _first_of(
@@ -142,7 +142,7 @@ class Connector:
                 task = self._under_way[host] = asyncio.ensure_future(self._look_up(host, port))
                 task.add_done_callback(_retrieve)
             try:
-                # One caller that gives up must not take the lookup from the others.
+                # A caller that gives up must not cancel the lookup for the others.
                 cached = (0.0, await asyncio.shield(task))
             except asyncio.CancelledError:
                 caller = asyncio.current_task()

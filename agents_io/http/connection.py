@@ -104,7 +104,7 @@ class Connection(asyncio.Protocol):
         self._keep_alive = True
         self._error: httpx.TransportError | None = None
 
-    # --- a request ---
+    # --- requests ---
 
     def send(self, head: bytes, body: bytes = b"", head_only: bool = False) -> None:
         """Send a request. `head_only`: it is a HEAD, whose response has no body. Raises `httpx.ReadError`."""
@@ -131,7 +131,7 @@ class Connection(asyncio.Protocol):
             await self._wait(_WHOLE)
         if self._error is not None:
             raise self._error
-        chunks, self._chunks = self._chunks, []  # an idle connection keeps no body alive
+        chunks, self._chunks = self._chunks, []  # an idle connection must not keep a body in memory
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def read_head(self) -> None:
@@ -213,7 +213,7 @@ class Connection(asyncio.Protocol):
             self._wake()
         self.abort()
 
-    # --- asyncio's side ---
+    # --- called by asyncio ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is there, after the handshake if it has TLS."""
@@ -280,7 +280,7 @@ class Connection(asyncio.Protocol):
             self._error.__cause__ = error
         self._wake()
 
-    # --- llhttp's side; nothing here may raise ---
+    # --- called by llhttp; must not raise ---
 
     def on_message_begin(self) -> None:
         """A response begins: ours, the one after an interim one, or an unsolicited one."""
@@ -310,7 +310,7 @@ class Connection(asyncio.Protocol):
         self._has_head = True
         self._keep_alive = status != 101 and self._parser.should_keep_alive()
         if self._head_only:
-            # llhttp now waits for the body that the headers announce, so the parser is of no more use.
+            # llhttp now waits for the body that the headers announce: the parser cannot be used any more.
             self._complete = True
             self._keep_alive = False
         if self._waits_for == _HEAD or self._complete:

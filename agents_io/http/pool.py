@@ -109,7 +109,7 @@ class ConnectionPool:
         for connection in self._open:
             connection.abort()
         if self._open:
-            # The transports end in later turns of the loop.
+            # The transports close in later turns of the loop.
             self._all_lost = asyncio.get_running_loop().create_future()
             await asyncio.wait([self._all_lost], timeout=_CLOSING_S)
 

@@ -261,7 +261,7 @@ def load_json(body: bytes) -> Any:
     except ValueError as error:
         kind = "HTML, not JSON" if body.lstrip()[:1] == b"<" else f"not JSON ({str(error)[:60]})"
         raise BadResponse(f"the answer is {kind}: {excerpt(body)}") from None
-    # Counting brackets costs next to nothing and settles it for every sane answer.
+    # Counting brackets is cheap and decides it for every normal answer.
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _too_deep(data):
         raise BadResponse(f"the answer is nested deeper than {MAX_DEPTH}")
     return data

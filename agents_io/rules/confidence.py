@@ -33,7 +33,7 @@ def _logprob(one: Any) -> float:
     value = one.get("logprob") if isinstance(one, dict) else getattr(one, "logprob", one)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or value > 1e-6:
         raise ValueError(f"logprobs: {value!r} is not a log-probability")
-    return max(float(value), -1e6)  # some APIs say -inf, or -9999, of what cannot be
+    return max(float(value), -1e6)  # some APIs send -inf, or -9999, for impossible tokens
 
 
 def from_agreement(answers: Sequence[A]) -> tuple[A, float]:

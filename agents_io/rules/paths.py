@@ -22,7 +22,7 @@ MAX_EXPRESSION = 1024
 MAX_GROWTH = 32
 MAX_SELECTED = 4 * 1024 * 1024
 MAX_DEPTH = 128
-# JMESPath goes by the name of a value's class.
+# JMESPath uses the name of a value's class.
 jmespath.functions.TYPES_MAP[ExactFloat.__name__] = "number"
 jmespath.functions.REVERSE_TYPES_MAP["number"] += (ExactFloat.__name__,)
 _ESCAPED = 6

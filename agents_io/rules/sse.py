@@ -19,7 +19,7 @@ def event_json(data: bytes) -> Any:
     """The data of an event as JSON. Raises `BadResponse`: it is not JSON, or nested too deep."""
     try:
         return load_json(data)
-    except BadResponse:  # not shown: it may repeat our secret
+    except BadResponse:  # not quoted: it may repeat our secret
         raise BadResponse("the stream holds an event that is not JSON, or is nested too deep") from None
 
 
@@ -47,11 +47,11 @@ class EventData:
         raw = self._rest + piece
         if not self._begun:
             if len(raw) < 3 and b"\xef\xbb\xbf".startswith(raw):
-                self._rest = raw  # a byte order mark, perhaps
+                self._rest = raw  # possibly a byte order mark
                 return []
             raw, self._begun = raw.removeprefix(b"\xef\xbb\xbf"), True
         held = b""
-        if raw.endswith(b"\r"):  # half of a \r\n, perhaps
+        if raw.endswith(b"\r"):  # possibly half of a \r\n
             raw, held = raw[:-1], b"\r"
         *lines, last = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
         self._rest = last + held

@@ -42,7 +42,7 @@ def without_thoughts(text: str) -> str:
     while (thought := _THOUGHT.match(text)) is not None:
         text = text[thought.end() :]
     start = text.lstrip()[:1]
-    if start not in ("{", "["):  # a tag within an answer's own strings is none of ours
+    if start not in ("{", "["):  # a tag within the answer's own strings does not count
         ends = list(_THOUGHT_END.finditer(text))
         if ends:
             text = text[ends[-1].end() :]
@@ -93,7 +93,7 @@ def content_of(text: str) -> Any:
     found = find_json(text)
     if isinstance(found, dict):
         return found
-    return load_json(answer.encode("utf-8", "replace")) if is_json else text  # meant as an answer, and none
+    return load_json(answer.encode("utf-8", "replace")) if is_json else text  # meant as an answer, but invalid
 
 
 def _objects(text: str) -> list[dict[str, Any]]:

@@ -207,7 +207,7 @@ def _signature(function: Callable[..., Any]) -> tuple[TypeAdapter[Any] | None, b
         raise TypeError(f"{where}: {unknown[0]}: only the payload and `context` are passed")
     try:
         annotation = typing.get_type_hints(function).get(first.name, Any)
-    except (NameError, TypeError):  # a name that only a type checker sees; a callable object
+    except (NameError, TypeError):  # a name that only a type checker knows; a callable object
         annotation = Any
     untyped = annotation in _UNTYPED or typing.get_origin(annotation) in (dict, Mapping)
     takes_context = any(one.name == "context" for one in others)

@@ -187,7 +187,7 @@ class KafkaAgent(ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             async with asyncio.timeout(REPLY_TIMEOUT_S):
                 await self._reply(reply_topic, value, reply_headers)
-        except Exception as error:  # a reply topic that cannot be: this request's fault, not the next one's
+        except Exception as error:  # an invalid reply topic affects this request only
             log.error("no reply to %s on %s: %r", correlation, reply_topic[:250], error)
 
     async def _reply(self, topic: str, value: bytes, headers: list[tuple[str, bytes]]) -> None:
@@ -232,7 +232,7 @@ class KafkaAgent(ConsumerRebalanceListener):  # type: ignore[misc]
             return
         try:
             await self._consumer.commit(offsets)
-        except KafkaError as error:  # what was answered is answered again after a restart
+        except KafkaError as error:  # requests answered since are answered again after a restart
             log.info("offsets were not committed: %r", error)
             return
         for tp, offset in offsets.items():

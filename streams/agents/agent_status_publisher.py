@@ -89,7 +89,7 @@ class AgentStatusPublisher:
                 busy = caller.queue.waiting + caller.queue.in_flight
                 seen = caller.queue.ended, busy
                 last = self._published.get(agent_id)
-                # An agent that did nothing since, and was healthy with a closed circuit, has the same status as before.
+                # An agent without calls since, healthy and with a closed circuit, has the same status as before.
                 if self._ended.get(agent_id) != seen or last is None or not last.healthy or last.circuit != "closed":
                     self._ended[agent_id] = seen
                     self.tell(agent_id, caller)
@@ -124,7 +124,7 @@ class AgentStatusPublisher:
         if agent_id in self._published and last is not None and not _changed(last, agent_status):
             return
         self._published[agent_id] = agent_status
-        # One that dials in and was never heard of is not there yet.
+        # An agent that dials in and has not connected yet is absent.
         was_well = connected(self._lookup(agent_id)) is None if last is None else last.healthy
         if agent_status.healthy != was_well:
             self._publish_health(agent_status, last)

@@ -108,7 +108,7 @@ class ControlTable:
 
     def _clear(self, agent_id: str | None, at_ms: int) -> None:
         self._clears[agent_id] = max(at_ms, self._clears.pop(agent_id, 0))
-        if len(self._clears) > MAX_KEPT:  # forgets too much rather than too little
+        if len(self._clears) > MAX_KEPT:  # drops too much rather than too little
             self._clears = OrderedDict([(None, max(self._clears.values()))])
         self._on_clear(agent_id)
 

@@ -56,7 +56,7 @@ class AgentsFile:
             await asyncio.sleep(LOOK_S)
             try:
                 before = await self.check(before)
-            except Exception as error:  # the brokers' trouble, or a fault of ours: the next look tries again
+            except Exception as error:  # the brokers' fault or ours: the next check tries again
                 log.warning("agents_file could not be applied; trying again", file=str(self._path), error=repr(error))
 
     async def check(self, before: bytes) -> bytes:

@@ -53,7 +53,7 @@ class LeaseExpirer:
                 await asyncio.sleep(LOOK_EVERY_S)
                 try:
                     self.start_due()
-                except Exception as error:  # whatever it is, leases must go on being looked at
+                except Exception as error:  # after any error, leases must still be checked
                     log.error("leases could not be checked; trying again", error=repr(error))
         finally:
             for task in list(self._busy.values()):
@@ -91,7 +91,7 @@ class LeaseExpirer:
                 return
             well = lease.auto_renew and await self._is_well(agent)
             if self._table.get(agent_id) is not agent:
-                return  # it was renewed, or registered anew, while it was asked
+                return  # it was renewed, or registered again, during the health check
             now_ms = self._wall_ms()
             after = renewed(lease, 0, now_ms) if well else ended(lease, now_ms)
             await self._writer.write(agent_id, with_lease(agent, after))
@@ -104,7 +104,7 @@ class LeaseExpirer:
         try:
             await self._transport.check_health(agent, ASK_TIMEOUT_S)
         except Unsupported:
-            return True  # it is there, and has no health check
+            return True  # it answers, but has no health check
         except AgentError:
             return False
         return True

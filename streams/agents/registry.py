@@ -178,7 +178,7 @@ class Registry:
             try:
                 queue.put_nowait((before, agent))
             except asyncio.QueueFull:
-                # What it has not read is of no use any more: it must begin anew.
+                # Its unread events are useless now: it must start again.
                 self._watchers.discard(queue)
                 with contextlib.suppress(asyncio.QueueEmpty):
                     while True:

@@ -101,7 +101,7 @@ class AgentTable:
             return
         try:
             check_registration(agent)
-        except Unsupported as error:  # it stands, for its tasks end with this reason; who registered it shall know now
+        except Unsupported as error:  # it is kept, since its tasks end with this reason; the log informs its owner now
             log.warning("registration cannot work", offset=record.offset, key=key, reason=error.message)
             if self._loaded:
                 self._on_rejected(record, Rejected("validate", error.message))

@@ -93,7 +93,7 @@ async def lacking(settings: Settings, needed: Iterable[Grant]) -> list[Grant]:
                     missing.append(grant)
         return missing
     except (kafka_errors.IncompatibleBrokerVersion, NotImplementedError):  # the second: aiokafka of older versions
-        return []  # the brokers cannot be asked; what is refused shows when it is tried
+        return []  # the brokers cannot report rights; a missing one shows when it is used
     except (kafka_errors.KafkaError, TimeoutError) as error:
         raise BrokerUnreachable(
             f"Kafka at {settings.bootstrap_servers} does not report the rights of {user(settings)}: {error!r}"
@@ -113,10 +113,10 @@ async def _topics(client: AIOKafkaClient, settings: Settings, needed: list[Grant
     for code, name, _, _, bits in answer.topics:
         for grant in needed:
             if not grant.covers("topic", name) or (grant.operation == "Create" and code != _UNKNOWN):
-                continue  # what is there need not be created
+                continue  # an existing topic need not be created
             if code == _HIDDEN or (bits not in _NOT_REPORTED and not bits >> _BITS[grant.operation] & 1):
                 missing.add(Grant("topic", name, grant.operation))
-    # Of one that is hidden altogether its reading or writing says most.
+    # For a hidden topic, the missing right to read or write is the useful one.
     return sorted(missing, key=lambda grant: (grant.operation not in _TELLING, names.index(grant.name), grant))
 
 

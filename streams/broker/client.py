@@ -178,7 +178,7 @@ async def _stand_at_end(consumer: Any, starts: dict[Any, int], ends: dict[Any, i
     left = {tp for tp, end in ends.items() if starts[tp] < end}
     for tp, end in ends.items():
         consumer.seek(tp, end - 1 if tp in left else end)
-    with contextlib.suppress(TimeoutError, UnicodeDecodeError):  # then what the broker said has to do
+    with contextlib.suppress(TimeoutError, UnicodeDecodeError):  # then the broker's own answer is used
         async with asyncio.timeout(STALL_S):
             while left:
                 await consumer.getmany(*left, timeout_ms=POLL_MS)

@@ -84,7 +84,7 @@ async def _record_at(consumer: Any, place: RecordId) -> Record | None:
     start, end = (await consumer.beginning_offsets([tp]))[tp], (await consumer.end_offsets([tp]))[tp]
     if place.offset < start or start == end:
         return None
-    # Not beyond the last batch, but into it: its end may be reported too low (see `last_offsets`).
+    # Seek into the last batch: its end may be reported too low (see `last_offsets`).
     consumer.seek(tp, min(place.offset, end - 1))
     try:
         async with asyncio.timeout(STALL_S):
@@ -93,7 +93,7 @@ async def _record_at(consumer: Any, place: RecordId) -> Record | None:
                     if message.offset >= place.offset:
                         if message.offset != place.offset:
                             return None
-                        with suppress(SchemaUnavailable):  # its bytes are shown as they are then
+                        with suppress(SchemaUnavailable):  # its bytes are then shown undecoded
                             await learn_schemas([message])
                         return Record.of(message)
     except TimeoutError:

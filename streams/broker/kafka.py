@@ -171,10 +171,10 @@ async def reach(settings: Settings, timeout_s: float) -> None:
             if left_s <= 0:
                 break
             try:
-                # One that is frozen takes connections and says nothing: it must leave time for the others.
+                # A frozen broker accepts connections and never answers: leave time for the others.
                 await _answers(options, host, port, min(left_s / (len(addresses) - at), CONNECT_TIMEOUT_S))
             except (kafka_errors.KafkaError, OSError, UnicodeError) as error:  # UnicodeError: a name too long for DNS
-                # The last try has little time left: that it had too little says less than what came before.
+                # The last try may have had too little time: an earlier error is more useful.
                 reason = said = reason if said and isinstance(error, TimeoutError) else _reason(error, settings)
                 if _hopeless(error):
                     deadline = 0.0
@@ -219,7 +219,7 @@ async def _connection(options: dict[str, Any], host: str, port: int) -> AsyncIte
     try:
         yield connection
     finally:
-        # Closing hands back a future of the reader's end; waiting for it keeps no task behind.
+        # Closing returns a future of the reader's end; waiting for it leaves no task behind.
         await connection.close()
 
 
@@ -248,7 +248,7 @@ def _reason(error: BaseException, settings: Settings) -> str:
             return "the token was refused: it may have expired, or have an issuer or an audience that the broker does not accept"
         return "user name or password refused (kafka.sasl_username, kafka.sasl_password)"
     if isinstance(error, kafka_errors.KafkaConnectionError | ConnectionResetError | ssl.SSLError):
-        # Brokers say nothing to those who speak another protocol than the port's.
+        # Brokers do not answer clients with another protocol than the port's.
         return (
             f"{_first_line(error)}; is kafka.security_protocol {settings.kafka.security_protocol} right for this port?"
         )
@@ -334,13 +334,13 @@ async def _probe(client: AIOKafkaClient, transactional_id: str) -> bool:
             )
             error = kafka_errors.for_code(answer.error_code)
             if error is kafka_errors.NoError or error is kafka_errors.ConcurrentTransactions:
-                # "concurrent": a second probe is at it right now, so there is a coordinator
+                # "concurrent": another probe runs now, so there is a coordinator
                 return offsets_name_members(client._conns[node, ConnectionGroup.COORDINATION]._versions)
             raise error()
         except kafka_errors.IncompatibleBrokerVersion:
             return False
         except (kafka_errors.UnsupportedVersionError, kafka_errors.UnknownError):
-            # An UnknownError can be a passing fault of a real coordinator; said again and again, it means "no".
+            # An UnknownError can be a transient fault of a real coordinator; repeated, it means "no".
             unknown += 1
             if unknown >= UNKNOWN_ERROR_TRIES:
                 return False

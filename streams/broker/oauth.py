@@ -197,7 +197,7 @@ class AwsTokens(_KeptTokens):
         try:
             # The library may ask a metadata service for the credentials, and blocks.
             token, ends_ms = await asyncio.to_thread(self._sign, self._region)
-        except Exception as error:  # botocore's have no class in common with the signer's
+        except Exception as error:  # botocore's errors have no common base class with the signer's
             reason = " ".join((str(error) or type(error).__name__).split())[:300]
             raise TokenUnavailable(
                 f"no token for Amazon MSK in {self._region} from AWS credentials: {reason}"

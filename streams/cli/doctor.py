@@ -55,7 +55,7 @@ async def _examine(settings: Settings) -> tuple[list[dict[str, Any]], int]:
     rows += rights
     topics = await _topics(settings)
     if topics["state"] == "ok" or all(row["state"] == "ok" for row in rights):
-        rows.append(topics)  # else those that may not be seen look missing
+        rows.append(topics)  # otherwise hidden topics look missing
     if topics["state"] == "ok":
         rows += await _clock(settings)
         rows += await _retention(settings)
@@ -154,7 +154,7 @@ async def _neighbours(settings: Settings) -> list[dict[str, Any]]:
     try:
         found = await neighbours(settings)
     except (KafkaError, TimeoutError, OSError, NotImplementedError):
-        return []  # the embedded broker knows no such question
+        return []  # the embedded broker does not support the request
     return [_row("other workers", "failed", sentence) for sentence in found]
 
 
@@ -187,7 +187,7 @@ async def _clock(settings: Settings) -> list[dict[str, Any]]:
         await sink.start()
         skew_ms = sink.clock.skew_ms
     except (KafkaError, TimeoutError, OSError):
-        return []  # what is wrong with the brokers other checks report
+        return []  # other checks report what is wrong with the brokers
     finally:
         await sink.stop()
     return [] if abs(skew_ms) < REPORTED_MS else [_row("clock", "warning", describe_skew(skew_ms))]
@@ -214,7 +214,7 @@ async def _retention(settings: Settings) -> list[dict[str, Any]]:
     try:
         found = await retention_ms(settings, INTAKE)
     except (KafkaError, TopicsError, TimeoutError, OSError):
-        return []  # what is wrong with the brokers other checks report
+        return []  # other checks report what is wrong with the brokers
     named = {full_name(name, settings.topic_prefix): ms for name, ms in found.items()}
     sentences = short_retentions(named, settings.dispatch.max_wait)
     return [_row("retention", "warning", sentence) for sentence in sentences]

@@ -77,7 +77,7 @@ async def _evidence(settings: Settings, task_id: str, begin: int, given: list[st
     from streams.live.task_search import TaskSearch
     from streams.rules.live.explanation import Evidence
 
-    await partitions_of(settings, ["events", "results", "tasks"])  # says which topic is missing
+    await partitions_of(settings, ["events", "results", "tasks"])  # raises with the name of the missing topic
     known = await TaskSearch(settings).find(task_id, begin) or {}
     events = tuple(known.get("events", ()))
     if known.get("result") is not None:

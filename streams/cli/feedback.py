@@ -54,7 +54,7 @@ async def _feedback(settings: Settings, task_id: str, success: bool, form: Forma
         try:
             point = decode(ConfidenceDataPoint, record.value, record.headers)
         except Rejected:
-            continue  # the statistics have put it aside
+            continue  # it became a dead letter of the statistics
         if point.task_id == task_id and point.confidence > 0 and not point.feedback:
             found = record.key, point
     if found is None:

@@ -115,7 +115,7 @@ def stop_on_signals(stop: asyncio.Event, limit_s: float) -> list[signal.Signals]
                 "parallax: stopping, finishing what is under way"
                 + ("; Ctrl-C again to quit" if which == signal.SIGINT else "")
             )
-            # The brokers may be gone, and with them any end to waiting for them.
+            # The brokers may be gone, so waiting for them might never end.
             loop.call_later(limit_s, _end_at_once, "parallax: stopping took too long; ended", FAILED)
         elif which == signal.SIGINT:
             _end_at_once("parallax: ended at once; calls under way are left to the next worker", INTERRUPTED)

@@ -56,7 +56,7 @@ def _known(error: BaseException) -> tuple[int | None, str]:
         return code, _usage(error, text)
     if isinstance(error, TimeoutError):
         return TIMED_OUT, text or "timed out"
-    # Imported only now: a command that went well never pays for it.
+    # Imported only now: a command that succeeds need not load it.
     from streams.settings import SettingsError
 
     if isinstance(error, SettingsError):

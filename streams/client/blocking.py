@@ -64,5 +64,5 @@ def each(source: AsyncGenerator[T]) -> Generator[T]:
                 return
             yield item
     finally:
-        if not sys.is_finalizing():  # at the process's end the loop's thread stands still
+        if not sys.is_finalizing():  # at the end of the process the loop's thread is stopped
             wait_for(closing())

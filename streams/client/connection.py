@@ -39,7 +39,7 @@ def settings_for(
         raise TypeError(f"Client() has no option {unknown[0]!r}; Kafka's are {', '.join(KafkaSettings.model_fields)}")
     flags = {"bootstrap_servers": bootstrap_servers, "topic_prefix": topic_prefix, "app_id": app_id}
     flags |= {f"kafka.{name}": value for name, value in kafka.items()}
-    # Other PARALLAX_* variables concern workers, and those of other programs are not ours to judge.
+    # Other PARALLAX_* variables are for workers or other programs.
     environ = {name: value for name, value in os.environ.items() if name in _ENVIRONMENT or name.startswith(_SECTIONS)}
     try:
         return load(flags, environ)
@@ -132,7 +132,7 @@ async def workers_present(settings: Settings) -> bool | None:
         # While a group is rebalanced its members have no topics yet; the embedded broker never tells them.
         return None if any(not names for names in topics) else False
     except Exception:
-        # Whatever the broker lacks or refuses: then it is unknown, and nothing depends on it but an error's text.
+        # If the broker lacks or refuses the request it is unknown; only an error's text depends on it.
         return None
     finally:
         await admin.close()

@@ -155,7 +155,7 @@ class Feed:
         found = await consumer.offsets_for_times(dict.fromkeys(tps, since_ms)) if since_ms > 0 else {}
         for tp in tps:
             at = found.get(tp)
-            # Nothing of that time or later. The embedded broker's answer is no proof: one record before the end is read again.
+            # No record of that time or later. The embedded broker may be wrong: one record before the end is read again.
             offset = begins[tp] if since_ms <= 0 else max(begins[tp], ends[tp] - 1) if at is None else at.offset
             self._positions[tp] = offset
             consumer.seek(tp, offset)

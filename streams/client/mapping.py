@@ -138,7 +138,7 @@ async def cancel_all(window: Window) -> None:
     left = [handle for handle in window.values() if not handle.done]
     window.clear()
     for handle in left:
-        with suppress(ClientError):  # then they run to their end
+        with suppress(ClientError):  # in that case they run to their end
             await handle.cancel("client.map ended early")
 
 

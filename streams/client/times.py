@@ -80,7 +80,7 @@ def since_ms(value: Since, now_ms: int) -> int:
         try:
             return max(0, now_ms - parse_duration(value))
         except ValueError:
-            pass  # no duration, hence a moment
+            pass  # not a duration, hence a moment
     try:
         return moment_ms(value, "since")
     except InvalidTask as error:

@@ -128,7 +128,7 @@ class ResultReader(Generic[R]):
         while True:
             try:
                 self.offer(await self._feed.poll())
-            except Exception:  # whatever it is, every waiting call depends on this loop
+            except Exception:  # after any error: every waiting call depends on this loop
                 log.exception("reading results failed; trying again")
                 await asyncio.sleep(1)
 

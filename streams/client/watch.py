@@ -49,7 +49,7 @@ class WaitWatch:
             await asyncio.sleep(LOOK_EVERY_S)
             try:
                 await self.check()
-            except Exception:  # a fault here must not end the only watch
+            except Exception:  # an error here must not end the only watcher
                 log.exception("unexpected error while checking why no call begins")
 
     async def check(self) -> None:

@@ -100,7 +100,7 @@ class Child:
         while stream is not None:
             try:
                 line = await stream.readline()
-            except ValueError:  # a line longer than LINE_BYTES: of no interest, but read on
+            except ValueError:  # a line longer than LINE_BYTES: ignore it and read on
                 continue
             if not line:
                 return

@@ -203,7 +203,7 @@ async def _until_told(console: Console, script: Script) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     script = _arguments(arguments)
     for name in [name for name in os.environ if name.startswith("PARALLAX_")]:
-        del os.environ[name]  # of this process alone: the demo is the same for everybody
+        del os.environ[name]  # only of this process: the demo is the same for everyone
     try:
         asyncio.run(_until_told(make_console(), script))
     except KeyboardInterrupt:

@@ -79,7 +79,7 @@ class AnswerCache:
         if agent_id is None:
             self._cleared.clear()
         self._cleared[agent_id] = now
-        if len(self._cleared) > MAX_CLEARED:  # forgets too much rather than too little
+        if len(self._cleared) > MAX_CLEARED:  # drops too much rather than too little
             self._cleared = {None: now}
         for slot in self._cache.remove(lambda kept: agent_id in (None, kept[0])):
             self._news[slot] = None

@@ -195,7 +195,7 @@ class Backlogs:
                     records = await self._read(source, offsets)
                     found |= {(source, offset): record for offset, record in records.items()}
                 break
-            except Exception as error:  # whatever it is: the tasks are in flight, and nothing else brings them back
+            except Exception as error:  # after any error: the tasks are in flight, and nothing else reads them back
                 log.warning("tasks that wait on their topic cannot be read back yet; trying again",
                             partition=self._number, error=repr(error))  # fmt: skip
                 await asyncio.sleep(RETRY_S)

@@ -43,7 +43,7 @@ class DispatchHandler:
         self._state = self._processor.state
         self._loop = asyncio.get_running_loop()
 
-    # What the engine asks
+    # Called by the engine
 
     def process(self, source: str, record: ConsumerRecord) -> None:
         """Work on a record of topic `source` (short name)."""
@@ -85,13 +85,13 @@ class DispatchHandler:
 
     def close(self) -> None:
         """Cancel the calls under way; nothing more is completed."""
-        # The memory is shared with the worker's other partitions: also what is called, or failed while held, must leave it.
+        # The memory is shared with the worker's other partitions: tasks under call, or that failed while held, leave it too.
         for run in self._tasks.all():
             self._memory.release(run)
         self._waiting.close()
         self._tasks.clear()
 
-    # What the role and the page ask
+    # Called by the role and the page
 
     def cancel(self, task_id: str) -> None:
         """End the task wherever it waits in this partition; a call under way is cut off."""

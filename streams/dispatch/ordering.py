@@ -100,7 +100,7 @@ class OrderedTasks:
                 if self._unwanted(run):
                     self._look_soon(
                         ordered
-                    )  # it may be the last that was left on its topic: those on another one go on
+                    )  # it may be the last one left on its topic: tasks on another topic continue
                     return True
                 self._wait(run, ordered)
                 return False
@@ -216,7 +216,7 @@ class OrderedTasks:
     def _wait(self, run: TaskRun, ordered: OrderedKey[TaskRun]) -> None:
         """Wait in memory, or else on the topic."""
         topic, held_for = run.first_record.topic, PREFIX + ordered.scope
-        # What was read back has its turn soon; one whose record is being relocated has no place on its topic.
+        # A task that was read back gets its turn soon; one whose record is being relocated has no place on its topic.
         if run.reloaded != ordered.name(topic) and run.token is None:
             full = ordered.count(topic) >= KEEP or len(self._timers) >= MAX_IN_MEMORY or topic in ordered.stored
             if full or not self._memory.room_for(held_for, KEEP, run.size):

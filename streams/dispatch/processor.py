@@ -87,7 +87,7 @@ class DispatchProcessor:
         )
         self._loop = asyncio.get_running_loop()
 
-    # A record comes in
+    # Intake
 
     def process(self, source: str, record: ConsumerRecord) -> None:
         """Process one record of topic `source` (short name). A failure affects this record alone."""
@@ -140,7 +140,7 @@ class DispatchProcessor:
         self.tasks.add(run)
         return run
 
-    # Where it goes
+    # Routing
 
     def ends_without_call(self, run: TaskRun) -> bool:
         """Whether the task will end without a call: it is cancelled, or its deadline has passed."""
@@ -177,7 +177,7 @@ class DispatchProcessor:
     def _call(self, run: TaskRun, agent: AgentRegistration) -> None:
         """Try the result cache, then equal tasks under way, then the agent's queue."""
         run.agent_id = agent.id
-        # An answer that is judged elsewhere is not kept here, and a judge's is none to the task.
+        # An answer that is judged elsewhere is not cached here, and a judge's answer does not answer the task.
         is_rated_here = run.judged is None and run.judge(agent) is None
         found = self.state.answers.find(run, self._loop.time()) if is_rated_here else None
         if found is not None:
@@ -197,7 +197,7 @@ class DispatchProcessor:
         if run.to_relocate:
             self.waiting.relocation.go_on(run)
 
-    # What the guarded call reports
+    # Called by the guarded call
 
     def on_first_call(self, run: TaskRun) -> None:
         """The first call begins."""
@@ -205,7 +205,7 @@ class DispatchProcessor:
 
     def on_retry(self, run: TaskRun, delay_s: float) -> None:
         """Another call follows. A task that named no agent moves to another one if its agent's circuit has opened."""
-        self._partition.touch()  # the failed call counts, also if the next owner makes the next one
+        self._partition.touch()  # the failed call counts, even if another owner makes the next one
         self._report.retrying(run, delay_s)
         if run.any_agent:
             self._loop.call_soon(self._fail_over, run)
@@ -241,7 +241,7 @@ class DispatchProcessor:
             self._context.memory.release(run)
             self._guard.run(run.record, lambda: self._carry_out(run, other))
 
-    # How it ends
+    # The end
 
     def _succeed(self, run: TaskRun, answer: Answer) -> None:
         if run.judged is not None:
@@ -284,7 +284,7 @@ class DispatchProcessor:
         self.waiting.ended(run)
         if self.tasks.end(run, outputs, moved):
             self._spans.end(run, outputs)
-            # What was reported a moment ago goes along, before the end: no request of its own, and the right order.
+            # Events of a moment ago are included before the end: no separate request, and the right order.
             reported = self._context.withdraw(run.task_id.encode())
             self._partition.complete(run.source, run.offset, [*reported, *outputs])
         if run.ordered is not None and run.token is None:

@@ -63,5 +63,5 @@ class RecordGuard:
         if run is None:
             self._partition.complete(record.topic, record.offset, outputs)
             return
-        self._tasks.release_all(run)  # no answer was given: a replay of this record is no duplicate
+        self._tasks.release_all(run)  # no answer was given: a replay of this record must not be a duplicate
         self._finish(run, outputs)

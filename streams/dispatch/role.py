@@ -102,7 +102,7 @@ class DispatchRole(EngineRole[DispatchHandler]):
             max_in_flight=UNLIMITED,
             commit_interval_max_ms=settings.dispatch.commit_interval_max,
             event=recorder.event,
-            before_open=self.agents.catch_up,  # after an outage what is known of the agents may be old
+            before_open=self.agents.catch_up,  # after an outage the known registrations may be old
         )
         self._monitor = AgentMonitor(
             parts=self._context, agent_statuses=self.agent_statuses, transport=self._transports, engine=self.engine
@@ -126,7 +126,7 @@ class DispatchRole(EngineRole[DispatchHandler]):
                 raise outcome
         await stack.enter_async_context(following(self.settings, self.agents, self._writer))
         stack.push_async_callback(grpc_server.stop)
-        grpc_server.bind()  # before the group is joined: a port that is taken costs no rebalance
+        grpc_server.bind()  # before the group is joined: a port in use then costs no rebalance
         stack.push_async_callback(self._gateway.stop)
         stack.push_async_callback(self._transports.close)
         stack.push_async_callback(self._controls.stop)
@@ -221,7 +221,7 @@ class DispatchRole(EngineRole[DispatchHandler]):
             return
         processor.handler.agent_changed(agent_id, agent)
         if agent is not None and header(record.headers, OWN_HEADER) == "status":
-            return  # it was known, and is elsewhere or otherwise now
+            return  # a known agent whose address or settings changed
         kind: EventType = "agent:registered" if agent is not None else "agent:unregistered"
         recorder, emit = self._context.recorder, self.sink.emit
         emit(recorder.event(kind, agent_id, {"agentId": agent_id}, self.now_ms(), tail=f"/{record.offset}"))

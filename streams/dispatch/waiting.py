@@ -183,7 +183,7 @@ class WaitingTasks:
     def _read_back(self, key: str, source: str, record: ConsumerRecord) -> None:
         if not self.held:
             self.ordering.returns(source, record.offset)
-            # One that waits for an agent was looked up when it first came.
+            # A task that waits for an agent was looked up when it first came.
             self._steps.process_again(source_record_of(source, record), key, key.startswith(UNASSIGNED))
             self.ordering.returned(source, record.offset)
         self.relocation.read_back(source, record.offset)

@@ -85,7 +85,7 @@ class AlignedAssignor(RangePartitionAssignor):  # type: ignore[misc]  # aiokafka
             said += f"\n{self._reported}"
         return ConsumerProtocolMemberMetadata(self.version, list(topics), said.encode())
 
-    def assign(  # aiokafka calls it on what it is given, class or not
+    def assign(  # aiokafka calls it on whatever object it is given
         self, cluster: ClusterMetadata, members: Mapping[str, ConsumerProtocolMemberMetadata]
     ) -> dict[str, ConsumerProtocolMemberAssignment]:
         """As leader: the partitions of all members, and their count."""

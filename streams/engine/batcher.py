@@ -97,7 +97,9 @@ class Batcher:
         for given in outputs:
             if checkpoint is not None:
                 await checkpoint()
-            output = given if given.fallback is None else self.fitting(given)  # one without is small by its making
+            output = (
+                given if given.fallback is None else self.fitting(given)
+            )  # an output without a smaller form is always small
             partition = output.partition
             if partition is None:
                 partition = await self._partition(producer, output)

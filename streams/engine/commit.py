@@ -120,7 +120,7 @@ class Pace:
         if gather_s and not self._hurry.is_set():
             await wait_at_most(self._hurry, gather_s)
         else:
-            await asyncio.sleep(0)  # whatever finishes in this turn of the loop goes along
+            await asyncio.sleep(0)  # records that finish in this turn of the loop are included
         self._hurry.clear()
 
     def ended(self, began: float, records: int) -> None:

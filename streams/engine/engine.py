@@ -323,7 +323,7 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
             starts = self._losses.hopeless(processor.number)
             self._fail(RuntimeError(f"partition {processor.number} could not commit in {starts} starts: {error}"))
             return
-        self._on_assigned()  # it may have stumbled over a topic that changed
+        self._on_assigned()  # a topic that changed may have caused it
         if self.processors.get(processor.number) is processor:
             del self.processors[processor.number]
         self._spawn(self._reopen(processor, losses))
@@ -357,7 +357,7 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
     def _fail(self, error: BaseException) -> None:
         if not self._failure.done():
             self._failure.set_exception(error)
-            self._failure.exception()  # seen: whoever awaits `failed` gets it again
+            self._failure.exception()  # retrieved: `failed` raises it again
         self._stopping = True
         self._room.set()
 

@@ -166,7 +166,7 @@ class EventSink:
             ):
                 if isinstance(outcome, BaseException):
                     raise outcome
-        except Exception as error:  # best effort: whatever it is, the next events must still be sent
+        except Exception as error:  # best effort: after any error, later events must still be sent
             self.dropped += len(outputs)
             self._worn = True
             log.warning("progress events lost", count=len(outputs), error=describe_error(error))

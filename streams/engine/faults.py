@@ -46,7 +46,7 @@ def is_transient(error: BaseException) -> bool:
     if unauthorized(error) is not None:
         return False
     if isinstance(error, KafkaError):
-        # A bare KafkaError is aiokafka's wrapping of whatever ended one of its tasks: a connection that broke, as a rule.
+        # A bare KafkaError wraps the error that ended one of aiokafka's tasks: usually a broken connection.
         return bool(error.retriable) or isinstance(error, _TRANSIENT) or type(error) is KafkaError
     return isinstance(error, TimeoutError | OSError)
 

@@ -109,7 +109,7 @@ class Feed:
             for source, inbox in processor.inboxes.items()
             if inbox
         ]
-        if turns and budget < len(turns) * FULL_CHECK:  # not enough for all: another begins each time
+        if turns and budget < len(turns) * FULL_CHECK:  # not enough room for all: each time another one begins
             self._begin_at += 1
             start = self._begin_at % len(turns)
             turns = turns[start:] + turns[:start]
@@ -129,7 +129,7 @@ class Feed:
         handler, inbox, ledger = processor.handler, processor.inboxes[source], processor.ledgers[source]
         taken = 0
         while inbox and taken < most and handler is not None and handler.room(source):
-            # Looked at now and then only: the limit lies far enough below what a commit can hold.
+            # Checked only now and then: the limit is far enough below what a commit can hold.
             if taken % FULL_CHECK == 0 and processor.full(source):
                 break
             record = inbox.popleft()
@@ -186,7 +186,7 @@ class Feed:
             return
         except Exception as error:
             # aiokafka gives up what it had already taken from other partitions, with their positions moved: go back, and
-            # find the one to blame by asking each alone.
+            # find the faulty one by polling each alone.
             self._rewind(wanted)
             self._alone = wanted
             self._poll_failed(error)
@@ -228,7 +228,7 @@ class Feed:
             except UnicodeDecodeError:
                 self._rewind([tp])
                 batches = await decode_leniently(self._consumer, tp)
-            except GroupAuthorizationFailedError as error:  # no fault of the partition's
+            except GroupAuthorizationFailedError as error:  # not the partition's fault
                 self._rewind([tp])
                 self._poll_failed(error)
                 await asyncio.sleep(FAILED_PAUSE_S)

@@ -109,7 +109,7 @@ class Follower:
         )
         try:
             await consumer.start()
-            # Asked for by its name, some brokers would make it, with settings of their own.
+            # Asked by name, some brokers would create it, with their own settings.
             cluster = await consumer._client.fetch_all_metadata()
             numbers = cluster.partitions_for_topic(self._topic)
             if not numbers:
@@ -191,7 +191,7 @@ class Follower:
             async with asyncio.timeout(CATCH_UP_TIMEOUT_S):
                 if self._consumer is not None:
                     await self._reach_end(self._consumer)
-        except Exception as error:  # whatever it is: the caller goes on with what is known
+        except Exception as error:  # after any error, the caller continues with what is known
             log.warning("could not read a topic to its end", topic=self._topic, error=repr(error))
 
     async def _reach_end(self, consumer: AIOKafkaConsumer) -> None:
@@ -213,7 +213,7 @@ class Follower:
                 self._positions, self._seen = {}, {}
                 self._fail(str(error))
                 retry_s = min(retry_s * 2, MAX_RETRY_S)
-            except Exception as error:  # whatever it is, the topic must go on being read
+            except Exception as error:  # after any error, the topic must still be read
                 self._fail(f"topic {self._topic} cannot be read: {describe_error(error)}")
                 retry_s = RETRY_S
             else:

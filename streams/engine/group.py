@@ -156,7 +156,7 @@ def dead_task(consumer: AIOKafkaConsumer) -> tuple[str, BaseException | None] | 
         if name == "pending" or not task.done():
             continue
         error = None if task.cancelled() else task.exception()
-        # The others may end by themselves; if they broke nobody starts them again.
+        # The others may end by themselves; if they failed, nothing restarts them.
         if error is not None or name in ("fetch", "coordination", "metadata"):
             return name, error
     return None
@@ -176,7 +176,10 @@ async def close(consumer: AIOKafkaConsumer, timeout_s: float) -> None:
     try:
         async with asyncio.timeout(timeout_s):
             await consumer.stop()
-    except (Exception, asyncio.CancelledError) as error:  # it is broken: its tasks' errors, and ends, come out here
+    except (
+        Exception,
+        asyncio.CancelledError,
+    ) as error:  # it is broken: its tasks' errors and cancellations are raised here
         current = asyncio.current_task()
         if isinstance(error, asyncio.CancelledError) and current is not None and current.cancelling():
             raise
@@ -195,7 +198,7 @@ def _tasks(consumer: AIOKafkaConsumer) -> list[tuple[str, asyncio.Task[object]]]
         (name, getattr(coordinator, f"_{name}_task", None)) for name in ("coordination", "heartbeat", "commit_refresh")
     ]
     found.append(("fetch", getattr(fetcher, "_fetch_task", None)))
-    # Without it a partition whose leader moves is asked for where it was, for ever.
+    # Without it, a partition whose leader moved is requested from the old leader forever.
     found.append(("metadata", getattr(getattr(consumer, "_client", None), "_sync_task", None)))
     found += [("pending", task) for task in getattr(fetcher, "_pending_tasks", ())]
     return [(name, task) for name, task in found if task is not None]

@@ -47,7 +47,7 @@ class KeptOffsets:
         }
         if counts:
             heads["partitions"] = list(counts)
-        # `app` is the group's name: whoever looks for what an application remembers passes it over.
+        # `app` is the group's name: readers of an application's state skip it.
         value = pack({"app": self._group, "at": format_time(self._wall_ms()), "heads": heads})
         return Output(self._state, f"{self._group}/heads".encode(), value, partition=number)
 

@@ -71,7 +71,7 @@ class Lease:
                 if answer.error_code in _MEMBER_CODES:
                     self.renew(sent_at)
                 elif answer.error_code in _STRANGER_CODES and await self._is_replaced(consumer):
-                    await asyncio.sleep(HELD_S)  # joining again would push out the other one
+                    await asyncio.sleep(HELD_S)  # joining again would displace the other one
             return answer
 
         coordinator._send_req = timed

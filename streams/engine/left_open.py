@@ -75,7 +75,7 @@ class LeftOpen:
             last = due - self._opening
             try:
                 complete = await self._end(due, self._consumer)
-            except Exception as error:  # the partitions may well open without
+            except Exception as error:  # the partitions may open without it
                 log.debug("transactions left open could not be ended yet", error=describe_error(error))
                 complete = False
             looked |= due

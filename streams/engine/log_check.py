@@ -76,7 +76,9 @@ class LogCheck:
             known, now, short = processor.logs[source], logs.get(tp), tp in ends and ends[tp] < read[tp]
             self._short[tp] = self._short[tp] + 1 if short else 0
             if changed.get(tp) or self._short[tp] >= SHORT_LOOKS:
-                known = processor.logs[source] = known._replace(checked=read[tp])  # it begins again where the two part
+                known = processor.logs[source] = known._replace(
+                    checked=read[tp]
+                )  # it starts again where the two logs diverge
             reason = None if now is None else lost_its_end(known, now.topic_id, cuts.get(tp))
             if reason is None and self._short[tp] >= SHORT_LOOKS:
                 reason = f"the log ends at {ends[tp]}, before what was read"
@@ -88,7 +90,7 @@ class LogCheck:
                 processor.checked(source, known._replace(topic_id=now.topic_id, epoch=now.epoch, checked=read[tp]))
                 processor.batches[source].settle(read[tp])
             elif tp in cuts and tp not in unread:
-                # Nothing came from beyond the end of the old epoch. What is still on its way may be the old leader's: the old
+                # No record came from beyond the end of the old epoch. Records on their way may be the old leader's: the old
                 # epoch is the one to ask about until a record was compared.
                 processor.checked(source, known._replace(checked=min(read[tp], cuts[tp])))
         self._short = Counter({tp: count for tp, count in self._short.items() if tp in processors and count})
@@ -116,7 +118,7 @@ class LogCheck:
             self._unanswered = 0
         for tp, found in beyond.items():
             if found is None or (found and tp not in lasts):
-                changed[tp] = True  # too many to tell, or it did not come from the leader whose log ends there
+                changed[tp] = True  # too many to compare, or it did not come from the leader whose log ends there
         return changed, unread
 
     async def _compared(self, lasts: dict[TopicPartition, tuple[str, list[Fingerprint]]]) -> dict[TopicPartition, bool]:

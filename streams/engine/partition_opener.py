@@ -101,7 +101,7 @@ class PartitionOpener:
             except asyncio.CancelledError:
                 await processor.close()
                 raise
-            except Exception:  # our own fault, or aiokafka's: nobody would come back to this partition
+            except Exception:  # our own fault, or aiokafka's: without this the partition would never be opened again
                 log.exception("unexpected error while opening a partition", partition=number)
                 await processor.close()
                 tries.broke()

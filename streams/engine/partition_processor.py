@@ -146,7 +146,7 @@ class PartitionProcessor:
             self.logs[source] = known
             self._committed[source] = (head, text) if committed else (-1, "")
             self.expire(source, head, begin)
-        self._dirty.set()  # a group without commits says where it begins, so that its lag can be seen
+        self._dirty.set()  # a group without commits commits its start, which makes its lag visible
         self.handler = handler
         self._loop_task = asyncio.create_task(self._commit_loop(), name=f"commit-{self.number}")
 
@@ -261,7 +261,7 @@ class PartitionProcessor:
             ledger = self.ledgers[source]
             if position > ledger.next:
                 ledger.skip_to(position)
-                if self._skipped is None:  # else it goes with what was skipped
+                if self._skipped is None:  # otherwise it is committed with skipped records
                     self._dirty.set()
 
     def checked(self, source: str, known: KeptOffset) -> None:
@@ -310,8 +310,8 @@ class PartitionProcessor:
         """What is ready; None if nothing is. `committed` gets the functions to call once it is durable."""
         records = self._record_finished()
         for source in self.ledgers:
-            self._unblock(source)  # also without intake: what finishes out of order makes a map grow
-        # What that finished goes along: its handler's changes, below, already say that its ids were dealt with.
+            self._unblock(source)  # also without intake: records finished out of order make the map grow
+        # Records finished by that are included: the handler's changes below already contain their ids.
         records += self._record_finished()
         outputs, self._outputs = self._outputs, []
         expired, self._expired = self._expired, {}
@@ -394,7 +394,7 @@ class PartitionProcessor:
 
     async def _cut_off(self) -> None:
         """End the calls under way. They count against their agents' limits at the next owner too."""
-        await asyncio.sleep(0)  # a call that has not taken its first step would end without being counted
+        await asyncio.sleep(0)  # a call before its first step would end without being counted
         self._close_handler()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CUT_OFF_S):

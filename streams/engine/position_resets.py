@@ -21,7 +21,7 @@ def watch_resets(consumer: AIOKafkaConsumer, tp: TopicPartition, on_removed: Cal
     offers no callback.
     """
     subscription = getattr(consumer, "_subscription", None)
-    if subscription is None:  # no consumer of aiokafka's
+    if subscription is None:  # not an aiokafka consumer
         return
     state: Any = subscription.subscription.assignment.state_value(tp)
     kind = type(state)

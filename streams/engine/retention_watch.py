@@ -82,7 +82,7 @@ class RetentionWatch:
         try:
             async with asyncio.timeout(ASK_TIMEOUT_S):
                 found = await self._retentions()
-        except Exception as error:  # not to be had, or not allowed: what was known stays
+        except Exception as error:  # unavailable or not allowed: the known values stay
             log.warning("the retention of topics could not be read", error=repr(error))
             return
         prefix = self._engine.config.prefix

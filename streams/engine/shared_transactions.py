@@ -177,7 +177,7 @@ class SharedTransactions:
                 continue
             try:
                 waiting.commit = waiting.collect()
-            except Exception as error:  # its own fault, and nobody else's
+            except Exception as error:  # the fault is its own
                 waiting.done.set_exception(error)
                 continue
             if waiting.commit is None:
@@ -238,9 +238,9 @@ class SharedTransactions:
             return CommitFailed(
                 f"a commit did not end within {until - began:.0f} s", transient=True, again=not asked, unknown=asked
             )
-        except (KafkaError, OSError) as error:  # of a start: nothing was begun
+        except (KafkaError, OSError) as error:  # from a start: nothing was begun
             return CommitFailed(f"no transaction can begin: {describe_error(error)}", is_transient(error), again=True)
-        except Exception as error:  # our own fault, or aiokafka's: nobody would run the next transaction
+        except Exception as error:  # our own fault, or aiokafka's: without this no further transaction would run
             log.exception("unexpected error during a transaction")
             return CommitFailed(f"the commit failed: {error!r}")
         return None
@@ -259,7 +259,7 @@ class SharedTransactions:
             return failed
         try:
             async with asyncio.timeout_at(until):
-                await self._ensure_started()  # from here on it can come about no more
+                await self._ensure_started()  # from here on it cannot be committed any more
                 found = await committed_offsets(now[0].consumer, list(moved))
         except Exception as error:
             log.info("the outcome of a transaction is not known yet", error=describe_error(error))

@@ -85,7 +85,7 @@ class StateReader:
                 found.pop(record.key, None)
                 if record.value is not None:
                     found[record.key] = record.value
-            # `end` is that of what is committed; where the log ends the first answer to a fetch says.
+            # `end` is the end of committed records; the first fetch response has the log's end.
             if true_end is None and (high := consumer.highwater(tp)) is not None:
                 true_end = max(end, high)
             if loop.time() >= tell_at:

@@ -147,7 +147,7 @@ class _StrictSender(aiokafka_sender.Sender):  # type: ignore[misc]
         super()._fail_all(task)
         ending = self._txn_manager.wait_for_transaction_end()
         if ending is not None and ending.done() and not ending.cancelled():
-            ending.exception()  # seen: the commit that failed has its own
+            ending.exception()  # retrieved: the failed commit raises its own error
 
     async def add_partitions(self, queueing: asyncio.Future[Any]) -> None:
         """Make the partitions of all batches that `queueing` queues part of the transaction; produce requests wait for
@@ -278,7 +278,7 @@ class StrictProducer(AIOKafkaProducer):  # type: ignore[misc]
             queueing.cancel()
             if adding is not None:
                 adding.cancel()
-        raise sender.given_up  # what came after it says less
+        raise sender.given_up  # later errors are less useful
 
     def _added(self, adding: asyncio.Future[None]) -> None:
         """Refused offsets must not wait for the outputs, which may wait for an unreachable broker."""

@@ -36,7 +36,7 @@ def kafka_transactions(
     """The transactions of one role of a worker. `state`: the topic (short name) that every commit writes to."""
     transactor = KafkaTransactor(
         config.options,
-        # An instance that comes back has the id it had, and so ends what it left open.
+        # A restarted instance has the same id, and so ends the transaction it left open.
         transactional_id=f"{config.group}-{config.instance_id or uuid.uuid4().hex}",
         group=config.group,
         prefix=config.prefix,
@@ -75,7 +75,7 @@ class KafkaTransactor:
     async def start(self) -> None:
         """Begin a new producer epoch. Raises `KafkaError`, `TimeoutError`."""
         self._give_up()
-        # A transaction begun right after a commit is told CONCURRENT_TRANSACTIONS and waits the backoff: keep it short.
+        # A transaction right after a commit gets CONCURRENT_TRANSACTIONS and waits the backoff: keep it short.
         producer = StrictProducer(
             **self._options,
             transactional_id=self._id,
@@ -112,8 +112,8 @@ class KafkaTransactor:
             raise CommitFailed(f"{self._id}: {error!r}", again=not producer.end_asked) from error
         except Exception as error:  # aiokafka also raises AssertionError and IllegalOperation, which are no KafkaError
             cause = _ended_by(producer) or error
-            # Fenced before the end was asked for: whoever did it waited for partitions that are its own by now, and the group's
-            # coordinator says so when this is run again; or it was mistaken, and this is run again rightly.
+            # Fenced before the end was requested: the fencing worker owns the partitions by now, and the group's
+            # coordinator refuses this when it is run again; or it was mistaken, and running again is right.
             fenced = isinstance(cause, ProducerFenced)
             raise CommitFailed(
                 f"{self._id}: {describe_error(cause)}",

@@ -53,7 +53,7 @@ class Watchdog:
         """Why the consumer must be replaced; None if it need not, or if that is unknown."""
         consumer = self._engine.consumer
         dead = group.dead_task(consumer)
-        # What was refused stays refused: the polls say so, and end the worker with the reason.
+        # A refusal is permanent: the polls raise it, which ends the worker with the reason.
         if dead is not None and (dead[1] is None or is_transient(dead[1])):
             return f"aiokafka's {dead[0]} task has ended: {dead[1]!r}"
         failing_s = self._engine.feed.failing_s
@@ -99,6 +99,6 @@ async def _end_offsets(consumer: AIOKafkaConsumer, tps: list[TopicPartition]) ->
     try:
         async with asyncio.timeout(ASK_TIMEOUT_S):
             return dict(await consumer.end_offsets(tps))
-    except Exception as error:  # whatever keeps brokers from answering, or aiokafka from asking: nothing is known then
+    except Exception as error:  # the brokers do not answer, or aiokafka cannot ask: the ends stay unknown
         log.debug("log ends could not be read", error=repr(error))
         return {}

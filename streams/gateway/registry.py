@@ -85,7 +85,7 @@ class GatewayRegistry:
         """Whether the agent is connected here, or was until a moment ago."""
         return agent_id in self._claims
 
-    # What the gateway tells
+    # Called by the gateway
 
     def admit(self, arrival: Arrival) -> str | None:
         """Why an agent is refused: its id belongs to an agent of another protocol, or it lacks the token of its
@@ -148,7 +148,7 @@ class GatewayRegistry:
         claim.status, claim.why, claim.dirty, claim.away_at = "away", why, True, time.monotonic()
         log.info("an agent that dialled in has disconnected", agent_id=agent_id, reason=why)
 
-    # What the topic tells
+    # Called for records of the topic
 
     def on_record(self, agent_id: str, agent: AgentRegistration | None, record: ConsumerRecord) -> None:
         """Every record of the topic, in order."""
@@ -178,7 +178,7 @@ class GatewayRegistry:
         why = "another worker has a newer connection of this agent" if verdict == "taken" else "it was unregistered"
         self.drop(agent_id, claim.arrival.key, why)
 
-    # What time brings
+    # Called by time
 
     async def run(self) -> None:
         """Write changes and unregister agents that did not return; runs until cancelled."""
@@ -198,7 +198,7 @@ class GatewayRegistry:
 
     async def _settle(self, agent_id: str, claim: _Claim, now: float) -> None:
         if self._claims.get(agent_id) is not claim or claim.place is None:
-            return  # another connection's, or its own record is still being written
+            return  # of another connection, or its own record is still being written
         try:
             if self._over(claim, now):
                 await self._write(agent_id, None, "gone")

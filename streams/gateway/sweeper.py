@@ -92,7 +92,7 @@ class GatewaySweeper:
         try:
             route = Route(where.address, where.node, where.key)
             return await self._relay.presence(route, agent_id, LOOK_TIMEOUT_S) is not None
-        except AgentError as error:  # it answers, but not us: nothing is known of the agent then
+        except AgentError as error:  # it answers, but refuses us: the agent's state is unknown
             log.warning("a worker does not report its agents", address=where.address, reason=error.message)
             return True
 

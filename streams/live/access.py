@@ -94,7 +94,7 @@ class WebAccess:
             refusal.headers["Retry-After"] = str(max(1, round(wait_s)))
             return refusal
         power: Power | None = None
-        # All are compared, whichever fits: the time says nothing of the place in the list. Those that operate come last.
+        # All are compared: the time must not reveal the position in the list. Tokens that may operate come last.
         for granted, secret in self._tokens:
             if _equal(token, secret):
                 power = granted

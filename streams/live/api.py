@@ -130,7 +130,7 @@ class LiveApi:
                 listed = b"[" + b",".join([one.json for one in batch]) + b"]"
                 chunk += _message("events", listed, self.hub.cursor(watcher))
             if tick >= metrics_at:
-                # The cursor again: where events are rare, the last one's would soon lie too far back.
+                # Send the cursor again: if events are rare, the last one's would soon be too old.
                 chunk += _message("metrics", self.hub.metrics(), self.hub.cursor(watcher))
                 metrics_at = max(metrics_at + METRICS_S, tick)
             if chunk:

@@ -43,7 +43,7 @@ def loopback_only(bound_to: str) -> Middleware:
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         if bound_here:
             host, origin = request.headers.get("Host"), request.headers.get("Origin")
-            # Without Host it is no browser (HTTP/1.0).
+            # A request without Host is not from a browser (HTTP/1.0).
             if host is not None and not is_loopback(_host(host)):
                 return error_answer(
                     403, "Host must be localhost, 127.0.0.1 or [::1]: this worker listens on loopback only"

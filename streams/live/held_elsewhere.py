@@ -36,7 +36,7 @@ class OtherWorkers:
 
     async def waiting(self, task_id: str) -> dict[str, Any] | None:
         """As `GET /api/v1/tasks/{id}/waiting` of the worker that holds the task."""
-        # Encoded here, for an id's %2F must stay one.
+        # Encoded here: a %2F in an id must stay encoded.
         path = f"/api/v1/tasks/{quote(task_id, safe='')}/waiting"
         asked = sorted(self._peers())[:MAX_ASKED]
         for found in await asyncio.gather(*(self._ask(f"{peer}{path}") for peer in asked)):

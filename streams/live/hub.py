@@ -77,7 +77,7 @@ class Watcher:
         self.seeded = True
         if after is None:
             wanted = [one for one in recent if self._wants(one.kind)]
-            # What happened since it came is news, though reading may have begun only then.
+            # Events since it joined are new to it, even if reading has only begun then.
             last = max(self.watch_request.last, sum(one.at_ms >= self._joined_ms for one in wanted))
             first = wanted[len(wanted) - last :] if last < len(wanted) else wanted
             self._positions = dict(positions)
@@ -125,7 +125,7 @@ class Watcher:
 
     def cursor(self, positions: Mapping[int, int]) -> str:
         """Where to resume after the entries of `batch`. `positions`: of the reading."""
-        if not self._queue and self.seeded:  # nothing between is for this watcher
+        if not self._queue and self.seeded:  # no event in between is for this watcher
             for number, position in positions.items():
                 self._positions[number] = max(position, self._not_before.get(number, 0))
         return encode(self._positions)

@@ -32,7 +32,7 @@ POLICY = "; ".join(
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
-        "require-trusted-types-for 'script'",  # the browser itself refuses innerHTML and its like
+        "require-trusted-types-for 'script'",  # makes the browser refuse innerHTML and similar
         "trusted-types 'none'",
     )
 )
@@ -42,7 +42,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-cache",  # kept, but asked about: a worker of another version has other files
+    "Cache-Control": "no-cache",  # cached, but revalidated: a worker of another version has other files
 }
 
 

@@ -100,7 +100,7 @@ class TopicReader:
                 finally:
                     self._consumer = None
                     await close(consumer, CLOSE_TIMEOUT_S)
-            except Exception as error:  # whatever it is, those who look on wait for it to pass
+            except Exception as error:  # after any error: watchers wait until reading works again
                 log.warning("events are not read; trying again", error=repr(error))
             await asyncio.sleep(RETRY_PAUSE_S)
 
@@ -165,7 +165,7 @@ class TopicReader:
                 raise RuntimeError(f"the consumer's task {dead[0]} has ended")
             if len(consumer.partitions_for_topic(self._topic) or ()) > len(self._positions):
                 raise RuntimeError("partitions were added")
-            # A full buffer is handed out without a turn of the loop; what trickles in is gathered.
+            # A full buffer is returned without a turn of the loop; single records are gathered.
             await asyncio.sleep(GATHER_S if self._loaded and taken < PORTION else 0)
 
     def _moved(self, number: int, position: int, records: Sequence[ConsumerRecord] = ()) -> None:

@@ -122,7 +122,7 @@ class _Search:
         while left:
             await self._portion(POLL_MS)
             left = {tp: end for tp, end in left.items() if await consumer.position(tp) < end}
-        # The embedded broker tells an end that lies within the last batch.
+        # The embedded broker reports an end within the last batch.
         for _ in range(LAST_LOOKS):
             if not await self._portion(0):
                 break
@@ -133,7 +133,7 @@ class _Search:
             count += len(records)
             for record in records:
                 self._take(tp, record)
-        await asyncio.sleep(0)  # what is buffered is handed out without a turn of the loop
+        await asyncio.sleep(0)  # buffered records are returned without a turn of the loop
         return count
 
     def _take(self, tp: TopicPartition, record: ConsumerRecord) -> None:

@@ -132,7 +132,7 @@ class PlansApi:
                 body = loads(await response.read())
                 if response.status != 200:
                     raise NotKnown(f"recovering: the worker at {url} answers {response.status}: {body['error']}")
-                # Something else may listen where the owner did: it does not know these.
+                # Another program may listen at the owner's address: its answer has other names.
                 if (body["group"], body["partition"]) != (role.group, number):
                     raise NotKnown(f"recovering: the worker at {url} answers for another partition")
                 found: dict[str, Any] | None = body["plan"]

@@ -68,11 +68,11 @@ class PlanClock:
         while self._heap and self._heap[0][0] <= now_ms:
             due_ms, name = heappop(self._heap)
             if self._due.get(name) != due_ms:
-                continue  # over, or it rang before
+                continue  # the plan has ended, or its deadline has rung already
             del self._due[name]
             try:
                 following = self._ring_one(name, now_ms)
-            except Exception:  # whatever it is, the other plans must end in time
+            except Exception:  # after any error, the other plans must end in time
                 log.exception("unexpected error while ending a plan at its deadline", plan_id=name)
                 continue
             if following is not None:

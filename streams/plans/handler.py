@@ -81,7 +81,7 @@ class PlanHandler:
         self._read_back_until = self._loop.time() + READ_BACK_S
         self._resume(kept)
 
-    # What the partition asks
+    # Called by the partition
 
     def room(self, source: str) -> bool:
         """False for `plans` while the limit of plans under way, or of their bytes, is reached."""
@@ -157,7 +157,7 @@ class PlanHandler:
         outputs = self._tell.rejected(record, rejected, self._parts.wall_ms())
         return self._spans.unbegun(record, rejection(rejected.stage), outputs)
 
-    # What others ask
+    # Called by others
 
     def cancel(self, plan_id: str) -> None:
         """Cancel the plan."""
@@ -325,7 +325,7 @@ class PlanHandler:
             if isinstance(action, Over):
                 outputs += self._over(active, action, now_ms)
             elif isinstance(action, Stop):
-                # At once, since an agent works for nothing; and in the transaction, so that it is never missing. What
+                # Sent at once, since the agent's work is useless now; and in the transaction, so it is never missing. What
                 # stops a step stays true whatever becomes of the commit: a result, a cancel request, the time.
                 stop = recorder.stop(task_id(run.plan.id, action.path), why_stopped(run), now_ms)
                 self._parts.emit(stop)

@@ -57,7 +57,7 @@ class _Generation:
     def has(self, digest: bytes) -> bool:
         bucket, rest = self.buckets[_bucket(digest)], digest[1:]
         at = bucket.find(rest)
-        while at % _REST and at >= 0:  # found across two neighbours
+        while at % _REST and at >= 0:  # a match across two neighbouring digests
             at = bucket.find(rest, at + 1)
         return at >= 0
 
@@ -110,7 +110,7 @@ class DedupWindow:
         """Add an id, also to the next `flush`."""
         if not self._fresh:
             if self._tail and (now_ms - self._tail_ms) * self._parts >= self._window_ms:
-                self._sequence += 1  # a chunk is as old as its newest id: the old ones must not become young with it
+                self._sequence += 1  # a chunk is as old as its newest id: old ids must not get its younger age
                 self._tail = b""
             if not self._tail:
                 self._tail_ms = now_ms

@@ -113,7 +113,7 @@ class TaskRecorder(Recorder):
                 retryable=False,
                 agent_id=agent_id,
             )
-            # Large metadata are given up before the answer is.
+            # Large metadata are dropped before the answer.
             last = result
             while last.fallback is not None:
                 last = last.fallback
@@ -220,7 +220,7 @@ def with_answer(echo: EchoedMetadata, metadata_json: bytes) -> EchoedMetadata:
     if not metadata_json:
         return echo
     echoed = pack(echo)
-    if b'"answer"' in echoed:  # a member of the task's own by that name gives way
+    if b'"answer"' in echoed:  # it replaces a member of that name in the task's own metadata
         echoed = dumps({name: value for name, value in loads(echoed).items() if name != "answer"})
     comma = b"," if len(echoed) > 2 else b""
     return orjson.Fragment(echoed[:-1] + comma + b'"answer":' + metadata_json + b"}")

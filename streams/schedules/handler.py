@@ -64,7 +64,7 @@ class ScheduleHandler:
         self._changed = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"schedules-{partition.number}")
 
-    # What the engine asks
+    # Called by the engine
 
     def room(self, source: str) -> bool:
         """Always true: a record takes only an entry in memory."""
@@ -120,7 +120,7 @@ class ScheduleHandler:
             outputs = self._refuse(taken, Rejected("schedules", f"internal error: {type(error).__name__}"))
         self._partition.complete(source, record.offset, outputs)
 
-    # What others ask
+    # Called by others
 
     def cancel(self, task_id: str) -> None:
         """This task was cancelled: if it waits here, it ends."""
@@ -148,7 +148,7 @@ class ScheduleHandler:
         """The schedules of this partition, for people."""
         return self._recurring.rows()
 
-    # A record comes in
+    # Intake
 
     def _begin(self) -> None:
         """Once the ledger is there: leave out records that no earlier owner accepted, since they will be handed

@@ -147,7 +147,7 @@ class Aggregator:
             if BUSY <= len(self._pending) < MAX_BATCH:
                 await _at_most(self._full, BUSY_LINGER_S)
 
-    # The carrier's side of a rebalance
+    # Rebalances
 
     async def load(self) -> None:
         """The table has been recovered: load its contents. They stay in memory, so they are exempt from garbage

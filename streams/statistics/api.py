@@ -86,7 +86,7 @@ class StatsApi:
 
         return handle
 
-    # The answers
+    # Answers
 
     async def _stats(self, request: web.Request) -> dict[str, Any]:
         from streams.statistics.query import stats_of

@@ -57,7 +57,7 @@ class StatsApp(faust.App):
             topic_allow_declare=False,
             topic_disable_leader=True,
             topic_partitions=partitions,
-            # A standby's rows would lie in the same table as our own, be taken for ours and closed by our clock.
+            # A standby's rows would be in the same table as our own, count as ours and be closed by our clock.
             table_standby_replicas=0,
             consumer_group_instance_id=None if settings.instance_id is None else f"{settings.instance_id}-stats",
             consumer_auto_offset_reset="earliest",

@@ -31,7 +31,7 @@ CONFIG = {
     "segment.bytes": "33554432",  # the newest segment is never compacted, and is read whole at every start
     "segment.ms": "3600000",
     "delete.retention.ms": "3600000",
-    # What a worker that slept wrote over a newer row is mended by the next recovery, unless the newer one is compacted before.
+    # If a frozen worker wrote over a newer row, the next recovery repairs it, unless the newer one was compacted before.
     "min.compaction.lag.ms": "3600000",
     "max.message.bytes": "4194304",
 }

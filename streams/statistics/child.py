@@ -180,7 +180,7 @@ class StatsProcess:
             try:
                 async with asyncio.timeout(START_TIMEOUT_S):
                     await self._begin()
-            except Exception as error:  # of any kind: nothing else would start it again
+            except Exception as error:  # any error: nothing else would start it again
                 await self._end()
                 log.warning("statistics could not be started", error=str(error) or repr(error), pause_s=pause_s)
 

@@ -48,7 +48,7 @@ class StatsConsumerThread(driver.AIOKafkaConsumerThread):
             heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
             fetch_min_bytes=FETCH_MIN_BYTES,
             fetch_max_wait_ms=FETCH_WAIT_MS,
-            # A topic that was missing when the group dealt out its partitions is found again this soon.
+            # How soon a topic is found that was missing at the last assignment.
             metadata_max_age_ms=METADATA_MAX_AGE_MS,
         )
         app.assignor.asks_again = lambda: consumer._coordinator.request_rejoin()

@@ -52,7 +52,7 @@ class _OwnersSender(aiokafka_sender.Sender):  # type: ignore[misc]
             try:
                 if not await self.confirm():
                     break
-            except Exception as error:  # whatever it is: the sender must not end of it
+            except Exception as error:  # after any error: the sender must not end
                 return error
         return NotOwner("the partitions may be another worker's")
 

@@ -94,7 +94,7 @@ class StatsSupervisor:
                 await self._new()
                 async with asyncio.timeout(MAX_PAUSE_S):
                     await self.wait_ready()
-            except Exception as error:  # of any kind: nothing else would start them again
+            except Exception as error:  # any error: nothing else would start them again
                 log.warning("statistics could not be started", error=repr(error), pause_s=pause_s)
             else:
                 pause_s = PAUSE_S

@@ -219,7 +219,7 @@ class State:
             series.detectors.choose(self._registered(series_id.agent_id))
         fresh = series.apply(point, offset, lambda window_id: self.archived(owner, window_id))
         self._count(series, 1)
-        # A point that was counted before a crash says nothing again: the series' alarms are of a later offset.
+        # A point that was counted before a crash causes no alarm again: the series' alarms have later offsets.
         if fresh and (len(series.anomalies) > known or series.grouping):
             series.group(known, Moment(partition, offset, point.timestamp), self._siblings(live))
         live.alarms = self._firing.update(live.alarms, series)

@@ -278,7 +278,7 @@ class LedgerConsumer(driver.Consumer):
         if consumer is not None:
             for tp in consumer.assignment():
                 if tp.topic == self.source and tp.partition in ends:
-                    # The embedded broker answers with the end of the last batch's first record; a fetch knows better.
+                    # The embedded broker answers with the end of the last batch's first record; a fetch has the true end.
                     ends[tp.partition] = max(ends[tp.partition], consumer.highwater(tp) or 0)
         return ends
 
@@ -388,7 +388,7 @@ class LedgerConsumer(driver.Consumer):
         self.carrier.release()
         await super().on_partitions_revoked(revoked)
 
-    # What Faust would do and must not
+    # Disabled behaviour of Faust
 
     async def create_topic(self, topic: str, *args: Any, **kwargs: Any) -> None:
         """Topics are created before the app starts, never by it."""

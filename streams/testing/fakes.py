@@ -170,7 +170,7 @@ def steps_of(script: Script, confidence: float = CONFIDENCE) -> list[Step]:
     steps = [_step(one, confidence) for one in (script if isinstance(script, list) else [script])]
     if not steps:
         raise ValueError("script: needs at least one step")
-    # A step for ever would keep those behind it from their turn.
+    # A step without an end would block those after it.
     return [replace(step, times=step.times or 1) for step in steps[:-1]] + steps[-1:]
 
 

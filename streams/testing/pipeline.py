@@ -207,7 +207,7 @@ class _Worker:
         except BaseException:
             await self.stop()
             raise
-        finally:  # a worker tunes the collector for itself; this process is the user's
+        finally:  # a worker tunes the garbage collector for itself; this process is the user's
             gc.unfreeze()
             gc.set_threshold(*thresholds)
         if self._task.done():

@@ -23,7 +23,7 @@ class _Selector(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> list[Any]:
         ready = super().select(0)
         if not ready and timeout is None:
-            # Nothing is planned: only the operating system can wake this loop.
+            # No timer is set: only the operating system can wake this loop.
             return super().select(None)
         if not ready and timeout is not None and timeout > 0:
             self._waited(timeout)

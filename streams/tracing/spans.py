@@ -114,7 +114,7 @@ class WorkSpan:
     def begins(self, agent: AgentRegistration, number: int, hedged: bool) -> ObservedCall:
         """A call to an agent begins (`agents_io.calling.pending_call.CallObserver`)."""
         if not self._span.is_recording():
-            return UnseenCall(self.trace)  # no sampler that is known here takes what lies below what it left out
+            return UnseenCall(self.trace)  # no known sampler records a span below one it dropped
         return self._tracing.call(agent, self._below, number, hedged)
 
     def note(self, ending: rules.Ending) -> None:

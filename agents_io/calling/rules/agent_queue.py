@@ -179,7 +179,7 @@ class AgentQueue(Generic[T]):
         concurrency = self.concurrency
         while self._in_flight < concurrency:
             entry = self._next_ready(now)
-            # The permit is taken last but for the limiter's turn, which is sure by then: neither can leak.
+            # The permit is taken before the limiter's turn, which is certain by then: neither can leak.
             if entry is None or self.limiter.available_at(now) > now:
                 break
             permit = self.breaker.try_acquire(now, entry.timeout_s + PROBE_SLACK_S)
@@ -354,7 +354,7 @@ class AgentQueue(Generic[T]):
     def _next_ready(self, now: float) -> Entry[T] | None:
         """The entry with the next turn. Expired entries lose their turn here and are left to `expired`."""
         while (delayed := self._waiting.take_delayed(now)) is not None:
-            # Behind an open circuit a retry reaches no agent, so it costs nothing of the budget.
+            # Behind an open circuit a retry reaches no agent, so it uses no budget.
             if delayed.retry and self.breaker.state(now) == "closed" and not self.budget.spend(now):
                 delayed.not_before = now + BUDGET_RECHECK_S
                 self._waiting.delay(delayed)

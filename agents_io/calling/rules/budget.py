@@ -78,7 +78,7 @@ class RetryBudget:
         return self._buckets[-1]
 
     def _forget(self, now: float) -> None:
-        # A bucket counts as long as any of its time lies within the window.
+        # A bucket counts as long as any of its time is within the window.
         oldest = now - self._config.window_s - self._config.window_s / _BUCKETS
         while self._buckets and self._buckets[0][0] <= oldest:
             self._buckets.popleft()

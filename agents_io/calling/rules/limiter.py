@@ -47,7 +47,7 @@ class SlidingWindow:
     )
 
     def __init__(self, max_requests: int, window_s: float, late_s: float = 0.0) -> None:
-        self._open: deque[float] = deque()  # when calls began that do not count from a known time yet
+        self._open: deque[float] = deque()  # begin times of calls that do not count from a known time yet
         self._late_s = late_s
         self._lasts: deque[float] = deque()
         self._counts: deque[int] = deque()
@@ -98,7 +98,7 @@ class SlidingWindow:
         self.used(now)
         try:
             self._open.remove(began)
-        except ValueError:  # another owner's, before the window was restored
+        except ValueError:  # a call from before the window was restored
             return
         self._log(now)
 

@@ -59,7 +59,7 @@ class WaitingItems(Generic[T]):
     def __init__(self) -> None:
         self.by_item: dict[T, Entry[T]] = {}
         self._ready: _Heap[T] = []  # by priority (highest first), then place
-        self._probed: _Heap[T] = []  # those that have failed as probes, the least often first
+        self._probed: _Heap[T] = []  # items that have failed as probes, fewest failures first
         self._delayed: _Heap[T] = []  # by not_before
         self._deadlines: _Heap[T] = []
         self._serial = 0
@@ -157,10 +157,10 @@ class WaitingItems(Generic[T]):
         return None if found is None else found[2]
 
     def _put(self, heap: _Heap[T], key: float, entry: Entry[T]) -> None:
-        # A retry keeps its place, and an entry of its earlier attempt may lie in the heap still: the serial tells them apart.
+        # A retry keeps its place, and its earlier entry may still be in the heap: the serial distinguishes them.
         self._serial += 1
         heappush(heap, (key, entry.place, self._serial, entry))
-        # Entries that left stay behind in heaps. Sweeping when they outnumber the living costs O(1) a push.
+        # Entries that left stay in the heaps. Sweeping when they outnumber the others costs O(1) a push.
         if len(heap) > 2 * len(self.by_item) + _SLACK:
             heap[:] = [element for element in heap if element[3].item is not None]
             heapify(heap)

@@ -75,7 +75,7 @@ class A2aAgent(Peer):
 
     def learn(self, card: Card, now: float) -> None:
         """Choose the card's preferred interface; the registration takes precedence."""
-        if card.interfaces != self.interfaces:  # else the first one may have been refused a moment ago
+        if card.interfaces != self.interfaces:  # otherwise the first one may have been refused a moment ago
             self.interfaces = card.interfaces
             self.interface = card.interfaces[0]
         self.read_at = now

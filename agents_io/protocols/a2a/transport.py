@@ -99,7 +99,7 @@ class A2aTransport:
         try:
             answer = await self._offered(peer, payload, call, message_id)
         except (FailedUnsaid, WrongParts):
-            # Frameworks that take text alone fail without a word, and their cards do not say so: try once, and remember.
+            # Frameworks that accept text only fail silently, and their cards do not say so: try once, and remember.
             if not with_data or peer.data_works or peer.text_tried:
                 raise
             peer.text_tried = True
@@ -171,7 +171,7 @@ class A2aTransport:
                 await asyncio.sleep(wait_s)
                 body = await self._ask(peer, interface, "get", {"id": task_id})
             except (ConnectionFailed, RateLimited, ServerError) as error:
-                # The task goes on while the server, or what lies before it, is away for a moment.
+                # The task continues while the server, or a proxy before it, is unreachable for a moment.
                 failed += 1
                 pause_s = max(POLL_MAX_S, error.retry_after_s or 0.0)
                 if isinstance(error, UnknownTask) or failed == MAX_FAILED or clock() + pause_s >= deadline:
@@ -207,7 +207,7 @@ class A2aTransport:
         except ConnectionFailed:
             if stream.task_id is None:
                 raise
-            # A server breaks the stream off when the executor raises, a proxy when nothing came for long: then the task goes on.
+            # A server ends the stream when the executor raises; a proxy ends it after a long silence, and the task continues.
             if clock() - begun > BROKEN_EARLY_S:
                 return Pending(stream.task_id)
             return await self._orphaned(peer, interface, stream.task_id)
@@ -331,9 +331,9 @@ class A2aTransport:
                 raise error
             raise status_error(reply, said(peer, body), body, peer, call)
         except (OtherVersion, NotOffered, WrongParts):
-            raise  # what is asked instead is known without the card
+            raise  # the next request does not need the card
         except ClientError:
-            if what != "cancel":  # which an ended task refuses
+            if what != "cancel":  # an ended task refuses it
                 peer.read_at = float("-inf")  # the agent may have moved: read its card again before the next call
             raise
 
@@ -368,7 +368,7 @@ class A2aTransport:
         peer = self._agents.get(agent)
         try:
             await within(timeout_s, lambda: self._check(peer))
-        except Unsupported as error:  # it was asked, and its card is none for us
+        except Unsupported as error:  # it answered, but its card is unusable
             raise BadResponse(error.message) from None
 
     async def _check(self, peer: A2aAgent) -> None:

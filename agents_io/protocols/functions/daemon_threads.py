@@ -54,7 +54,7 @@ class DaemonThreads:
             try:
                 if future.set_running_or_notify_cancel():
                     future.set_result(context.run(work))
-            except BaseException as error:  # of any kind: the waiting caller must get it
+            except BaseException as error:  # any exception: the waiting caller must get it
                 future.set_exception(error)
             finally:
                 del item, future, context, work

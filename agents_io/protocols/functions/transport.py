@@ -95,7 +95,7 @@ class FunctionTransport:
             return read_result(returned, self._max_answer_bytes)
         except AgentError:
             raise
-        except BaseException as error:  # a SystemExit too: in a thread it would end nothing
+        except BaseException as error:  # SystemExit too: in a thread it would have no effect
             raise _failed(error) from error
 
     async def _awaited(self, function: Function, body: bytes) -> Answer:

@@ -119,7 +119,7 @@ class GatewayFakeAgent(FakeAgent):
             except grpc.aio.AioRpcError:
                 pass  # refused, or no server there: dial again
             except asyncio.CancelledError:
-                # gRPC says so too when our own cut ended the stream.
+                # gRPC raises this too when our own cut ended the stream.
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():
                     raise

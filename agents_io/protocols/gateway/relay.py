@@ -177,7 +177,7 @@ class RelayClient:
             failed = error.code() in _HOP_LOST
             raise _meaning(error, route) from None
         except asyncio.CancelledError:
-            # gRPC says so too when the channel was closed beneath the call.
+            # gRPC raises this too when the channel was closed during the call.
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
@@ -220,7 +220,7 @@ def _meaning(error: grpc.aio.AioRpcError, route: Route) -> Exception:
     if code is grpc.StatusCode.ABORTED:
         return StreamLost(details, blame=True)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        # Said by either end of the hop, of the call or of the answer.
+        # Either end of the hop may report it, for the call or for the answer.
         return (
             AnswerTooLarge(f"too large to be relayed between workers: {details}")
             if "larger than" in details

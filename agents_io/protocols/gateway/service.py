@@ -105,7 +105,7 @@ class Gateway:
         self._past: Counter[str] = Counter()
         self._closing = False
 
-    # What others ask
+    # Called by others
 
     def key_of(self, agent_id: str) -> str | None:
         """The key of the connection that holds this agent here, or None."""
@@ -160,7 +160,7 @@ class Gateway:
         while self._all and time.monotonic() < end:  # noqa: ASYNC110 - the handlers end by themselves
             await asyncio.sleep(0.01)
 
-    # What agents do
+    # Called for agents
 
     async def connect(self, requests: Any, context: Any) -> None:
         """The method behind `AgentGateway.Connect`; lasts as long as the stream does."""
@@ -200,7 +200,7 @@ class Gateway:
                     why = "its heartbeats stopped" if stream.session.agent_id else "it sent no hello"
                     stream.end(why, blame=True, code=grpc.StatusCode.UNAVAILABLE)
                     return
-                # What is waited for becomes another with the hello.
+                # After the hello, a different deadline applies.
                 look_s = left_s if stream.ready.is_set() else min(left_s, OPENING_LOOK_S)
                 done, _ = await asyncio.wait(
                     (writer, reader, ended), timeout=look_s, return_when=asyncio.FIRST_COMPLETED
@@ -210,7 +210,7 @@ class Gateway:
                     stream.end("it does not read what it is sent" if stuck else "its stream broke", blame=True)
                 elif reader in done:
                     broken = None if reader.cancelled() else reader.exception()
-                    if broken is not None:  # a message that is none, or a fault of ours
+                    if broken is not None:  # an invalid message, or a fault of ours
                         log.warning("an agent's stream failed", agent_id=stream.session.agent_id, error=repr(broken))
                     stream.end("it hung up", blame=True)
             await asyncio.wait((writer,), timeout=GOODBYE_TIMEOUT_S)
@@ -251,7 +251,7 @@ class Gateway:
             if why is None:
                 self._replace(stream)
                 why = await self._registrar.arrived(arrival)
-                session.heard(time.monotonic())  # it was we who took so long
+                session.heard(time.monotonic())  # this worker took too long
         if why is not None:
             self.refused += 1
             stream.end(why, blame=False, last=why)

@@ -109,7 +109,7 @@ class Stream:
         for future in self.waiting.values():
             if not future.done():
                 future.set_exception(StreamLost(why, blame))
-                future.exception()  # seen, also if its waiter is being cancelled this very moment
+                future.exception()  # retrieved, also if its waiter is being cancelled now
                 blame = False  # one hang-up is one failure, however many requests it cost
         if last:
             self.send(ControlPlaneToAgent(ack=ServerAck(accepted=False, message=last)))

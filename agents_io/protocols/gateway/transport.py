@@ -167,7 +167,7 @@ class GatewayTransport:
         deadline = clock() + timeout_s
         patient_until = min(deadline, clock() + self._patience_s)
         while True:
-            waiter = self._routes.waiter(agent_id)  # before the look, so that no change falls between
+            waiter = self._routes.waiter(agent_id)  # before the check: no change can be missed
             try:
                 try:
                     return await self._once(agent_id, request, deadline - clock())

@@ -225,14 +225,14 @@ class GrpcTransport:
                 NotImplementedByAgent(path) if missing else status_error(error, timeout_s, prepared.token(), attempt)
             )
         except asyncio.CancelledError:
-            # gRPC says so too when the channel was closed beneath the call.
+            # gRPC raises this too when the channel was closed during the call.
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
             failure = ConnectionFailed("the channel to the agent was closed")
         finally:
             self.channels.give_back(line, failed=in_doubt)
-        # Out here it has no context: the frames of gRPC's own error would keep the call, and the call its connection.
+        # Raised here without context: the frames of gRPC's error would keep the call, and the call its connection.
         raise failure
 
     async def _permitted(self, wall: AgentWall, prepared: _Prepared, timeout_s: float) -> list[str]:

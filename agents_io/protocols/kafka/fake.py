@@ -46,7 +46,7 @@ class FakeKafkaAgent(FakeAgent):
         self._producer = AIOKafkaProducer(**self._client)
         await self._consumer.start()
         await self._producer.start()
-        # Without a group: nothing to join, nothing to wait for. A real agent has one, and so can have instances.
+        # Without a group: nothing to join, nothing to wait for. A real agent uses a group to run several instances.
         tps = [TopicPartition(self._topic, n) for n in await self._producer.partitions_for(self._topic)]
         self._consumer.assign(tps)
         await self._consumer.seek_to_end(*tps)

@@ -19,7 +19,7 @@ async def probe(endpoint: str, auth: SecretRef | None) -> Found:
     finally:
         await transport.close()
     said = f"an MCP server with {'no tool' if not tools else 'tool ' + tools[0] if len(tools) == 1 else 'tools ' + listed(tools)}"
-    # An agent is one tool: what the server's other tools can do, it cannot.
+    # An agent is one tool: the server's other tools are not its capabilities.
     only = tools if len(tools) == 1 else ()
     return Found(
         "mcp",

@@ -186,7 +186,7 @@ class McpStream:
         listener = session.listener = asyncio.create_task(self._listen(server, session, opened))
         self._listeners.add(listener)
         listener.add_done_callback(self._listeners.discard)
-        with contextlib.suppress(TimeoutError):  # some servers send no head before there is something to say
+        with contextlib.suppress(TimeoutError):  # some servers send no head before their first event
             async with asyncio.timeout(OPENED_WITHIN_S):
                 await opened.wait()
 
@@ -217,7 +217,7 @@ class McpStream:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
             if ended and clock() - begun < SHORT_S:
-                server.is_mute = True  # it would be asked again at every call
+                server.is_mute = True  # otherwise it would be asked at every call
 
     async def close(self) -> None:
         for listener in list(self._listeners):

@@ -98,7 +98,7 @@ class McpTransport:
                 doubt = True
                 raise
             except asyncio.CancelledError:
-                doubt = asyncio.get_running_loop().time() >= deadline  # out of time: the session may be at fault
+                doubt = asyncio.get_running_loop().time() >= deadline  # a timeout: the session may be the cause
                 raise
             finally:
                 session.users -= 1
@@ -157,7 +157,7 @@ class McpTransport:
         try:
             response, message, raw = await self._stream.post(server, body, number, session, more, call)
         except asyncio.CancelledError:
-            if not session.modern:  # newer servers take the closed connection for it
+            if not session.modern:  # for newer servers, closing the connection is enough
                 self._tell_cancelled(server, session, number)
             raise
         status, error = response.status_code, jsonrpc.error_of(message)
@@ -196,7 +196,7 @@ class McpTransport:
         try:
             await self._in_session(server, method, {}, None, deadline)
         except AgentError:
-            await self._open(server)  # the old session was the trouble, perhaps
+            await self._open(server)  # the old session may have been the cause
 
     async def tools(self, agent: AgentRegistration, timeout_s: float) -> list[str]:
         """The names of the server's tools, of `MAX_PAGES` pages at most. Raises `AgentError`."""

@@ -76,7 +76,7 @@ class OpenAiTransport:
         while True:
             config = model.config
             request = model.post(model.completions, chat_request(config, payload, model.reading.logprobs), call=call)
-            # Some servers stream whatever is asked for.
+            # Some servers stream although it was not requested.
             stream = AnswerStream(self._http.max_answer_bytes)
             response, body = await self._http.send(model, request, stream.feed, passes_on=True)
             if 200 <= response.status_code < 300:
@@ -93,7 +93,7 @@ class OpenAiTransport:
             if simpler is None:
                 raise ClientError(f"{said(model, body)}; choose another metadata.responseFormat than {config.form!r}")
             if model.config is config:
-                model.config = simpler  # remembered: the next call does not ask for what is refused
+                model.config = simpler  # remembered: the next call does not request what was refused
         error = spent(response.status_code, body) if response.status_code in (402, 403, 429) else None
         raise error or status_error(response, said(model, body), body, model, call)
 

@@ -47,7 +47,7 @@ def _registration(agent_id: str, table: Any, mark: str) -> AgentRegistration:
         raise AgentsFileError(f"{where}: must be a table")
     known = {info.alias or name for name, info in AgentRegistration.model_fields.items()} - {"id"}
     for name in table:
-        if name not in known:  # elsewhere unknown fields are kept out; here it is a slip of the pen
+        if name not in known:  # elsewhere unknown fields are ignored; in this file one is a typing error
             near = difflib.get_close_matches(name, known, n=1)
             raise AgentsFileError(f"{where}.{name}: unknown{f'; did you mean {near[0]}?' if near else ''}")
     metadata = table.get("metadata", {})

@@ -27,7 +27,7 @@ BACK_TO_TASKS = ("dispatch", "parked", "scheduled")
 
 Family = Literal["parallax", "kafka", "connect", "streams", "spring", "unknown"]
 
-# Family, what its headers begin with, and the rest of the name of each thing it tells.
+# Family, prefix of its headers, and the rest of each header's name.
 _FAMILIES: tuple[tuple[Family, str, Mapping[str, str]], ...] = (
     (
         "kafka",
@@ -263,7 +263,7 @@ def readable(value: bytes | None, headers: Headers = ()) -> tuple[Literal["none"
         return "none", None
     try:
         parsed = loads(value, headers)
-        dumps([[parsed]])  # reads four times as deep as it writes
+        dumps([[parsed]])  # orjson reads four times as deep as it writes
     except (ValueError, TypeError):
         pass
     else:

@@ -71,7 +71,7 @@ def _avro(schema: Schema) -> Read:
         parsed = fastavro.parse_schema(exact_json.loads(schema.text), named_schemas=named)
     except (
         Exception
-    ) as error:  # fastavro has no common class, and lets KeyError and TypeError out for what is no schema
+    ) as error:  # fastavro has no common error class, and raises KeyError and TypeError for an invalid schema
         raise ValueError(f"is no Avro schema: {_line(error)}") from None
     if any(_has_empty_items(one, named) for one in (parsed, *named.values())):
         raise ValueError("has an array whose items take no bytes: a few bytes could claim any number of them")
@@ -156,7 +156,7 @@ def _plain(value: Any, where: str, depth: int) -> Any:
 
 def _logical(value: Any, where: str) -> Any:
     if isinstance(value, datetime):
-        if value.tzinfo is None:  # a local time is of no zone
+        if value.tzinfo is None:  # a local time has no zone
             return value.isoformat(timespec="milliseconds")
         return format_time(round(value.timestamp() * 1000))
     if isinstance(value, (date, time)):

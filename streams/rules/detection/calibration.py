@@ -125,7 +125,7 @@ class Calibration:
             return 0.0, -1.0, 1.0
         mean = sum(row[2] for row in self.rows.values()) / (count * SCALE)
         gap = mean - self.rate
-        # One outcome of each kind is imagined beside those seen, or a few equal ones would look certain.
+        # One outcome of each kind is added to those seen: otherwise a few equal ones would look certain.
         spread = math.sqrt(max(self.brier() - gap * gap, 0.0) + 1 / (count + 2)) / math.sqrt(count)
         return gap, max(gap - Z95 * spread, -1.0), min(gap + Z95 * spread, 1.0)
 

@@ -188,7 +188,7 @@ class Detectors:
         """Lag-1 correlation of the series, as measured."""
         return self._level.test.correlation
 
-    # The original's other rules
+    # Further rules of the original
 
     def _low(self, at: Moment) -> list[Anomaly]:
         count = min(len(self._level.ring), LOW_POINTS)
@@ -266,7 +266,7 @@ class Detectors:
                 return []
             if not on and ring.most_spread(VARIANCE_RING) <= threshold * SCALE:
                 self._wide_share -= self._wide_share * WIDE_RATE
-                return []  # the usual case: not worth adding up the newest points
+                return []  # the usual case: adding up the newest points is unnecessary
             newest = ring.newest(VARIANCE_RING)
             sums = Sums(len(newest), sum(newest), sum(value * value for value in newest))
             window = ""

@@ -143,8 +143,8 @@ class Deviation(AnomalyDetector):
         count, total, squares = self._apart
         by = level - self.slow
         if count >= APART_LEAST:
-            # Measured against the profile: the mean of a part of a day says nothing about the day. What was not off by about the
-            # same all the time has not moved.
+            # Measured against the profile: the mean of a part of a day does not represent the day.
+            # If the distances were not about equal, the level has not moved.
             by = total / count
             by = by if squares / count - by * by < (by * STEADY_SHARE) ** 2 else 0.0
         for profile in self._profiles:
@@ -183,7 +183,7 @@ class Deviation(AnomalyDetector):
         step, slow = value - newest, 2 * self.slow - self._lag
         scorer = self._scorer
         size = step if step >= 0 else -step
-        # Steps are alike: every other one says as much at half the cost, later every fourth.
+        # Steps are similar: every other one is enough at half the cost, later every fourth.
         learns = learn and count & (1 if count < EAGER else 3) == 1
         score = 0.0
         if count > WARM and (learns or size > self._far_step):
@@ -253,7 +253,7 @@ class Deviation(AnomalyDetector):
     def _measure(self, value: float, slow: float) -> None:
         """Measure the slow part of the variance, at every fourth point."""
         shares, rate = self._shares, max(4 / self.count, SHARE_RATE)
-        step = abs(value - self._newest.get()) / 0.7  # the newest mean has taken in 0.3 of it
+        step = abs(value - self._newest.get()) / 0.7  # the newest mean contains 0.3 of it
         off = self._steps.get() - shares[3]
         squares = ((self._short.get() - slow) ** 2, (self._long.get() - slow) ** 2, (value - slow) ** 2)
         for place, number in enumerate((*squares, step, off * off, step * step)):

@@ -31,8 +31,8 @@ class Flat:
         self._longest = 1
         self._count = 0  # points before the present run
         self._stuck = False  # the present run has been reported
-        self._reported = False  # a run has been: it is not learnt, further ones are
-        self._equal = 0  # of these, such as equalled the one before them
+        self._reported = False  # a run was reported: it is not learnt, later ones are
+        self._equal = 0  # of these, points equal to the one before them
 
     def observe(self, value: int) -> bool:
         if value != self._last:

@@ -121,7 +121,7 @@ class LevelShiftDetector:
         learn = not on or self.alarms.often(LEVELS)
         finding = self.deviation.observe(value / SCALE, at.time_ms, learn)
         if self.flat.observe(value):
-            # Another thing than a new level: it is reported beside one, and after any number of them.
+            # Not a new level: it is reported beside one, and after any number of them.
             return self._stuck(value, at)
         if on:
             self.quiet = QUIET_POINTS
@@ -139,7 +139,7 @@ class LevelShiftDetector:
     def _stuck(self, value: int, at: Moment) -> list[Anomaly]:
         firing, run = self.alarms.firing, self.flat.run
         if any(kind in firing and firing[kind].age <= run + RECENT for kind in LEVELS):
-            return []  # it fell to this value, and that has been reported
+            return []  # the fall to this value has been reported
         before = self.ring.mean(RING) / SCALE
         why = self.details("flat-line", value / SCALE, before, None, f"last {self.flat.run} points are equal")
         why = why.model_copy(update={"score": float(self.flat.run), "parameters": self._parameters()})
@@ -162,7 +162,7 @@ class LevelShiftDetector:
         if best.detector.startswith("rank-"):
             severity = "low"
         elif shift > 0 and self.deviation.steady and best.detector in ("deviation-short", "deviation-long"):
-            # A rise of confidence is no emergency, and news only if it leaves the range of single points.
+            # A rise of confidence is not urgent, and reported only if it leaves the range of single points.
             severity = at_most(severity, "medium" if shift >= RISE_SPREADS * self.deviation.spread else "low")
         why = self.details(
             best.detector,
@@ -182,7 +182,7 @@ class LevelShiftDetector:
         ):
             return self.alarms.fire("outlier", at, severity, best.expected, why, shift)
         if best.detector == "deviation-spike" and shift > 0 and self.deviation.steady:
-            severity = "low"  # a rise after all, and it began with its highest point
+            severity = "low"  # it is a rise that began with its highest point
         if spread:
             return self.alarms.fire("drift", at, severity, self.ring.spread(RING) / SCALE, why, shift, "spread")
         kind: AnomalyType = "sudden_drop" if -shift >= self.limits.sudden_drop else "drift"
@@ -230,7 +230,7 @@ class LevelShiftDetector:
             count = self._changed_points(count, round(mean * PER_BIN))
         level.reset()
         if not (self.deviation.even if side == "spread" else self.deviation.steady):
-            return []  # outside the rank test's promise: what is unusual for such a series, its own past tells
+            return []  # outside the rank test's promise: the series' own past decides what is unusual
         now, newest = self.ring.mean(count) / SCALE, self.ring.spread(count) / SCALE
         mean, spread = level.moments()
         before, spread = mean * PER_BIN / SCALE, spread * PER_BIN / SCALE
@@ -281,7 +281,7 @@ class LevelShiftDetector:
         if before - current < self.limits.sudden_drop or not self._significant(before, current, count):
             return []
         if self.deviation.ordinary:
-            return []  # it falls so far every night
+            return []  # it falls this far every night
         why = self.details("recent5", current, before, self.limits.sudden_drop, f"last {RECENT} points")
         return self.alarms.fire(
             "sudden_drop", at, drop_severity(before - current), before, why, current - before, "down"

@@ -112,11 +112,11 @@ class Spending:
             return []
         found: list[Anomaly] = []
         if self._cost is None or (self._cost.subject is TOKENS and subject is COST):
-            # Prices have become known: what was learnt in tokens means nothing for costs.
+            # Prices have become known: values learnt in tokens do not apply to costs.
             why = AnomalyDetails(detector="rank-tokens", window="costs are known from here on")
             found = alarms.resolve(subject.key, at, why)
             self._cost = Pace(self._cost_factor, self._run_length, subject)
-        if self._cost.subject is subject:  # else one answer without a price among those that have one
+        if self._cost.subject is subject:  # otherwise it is one answer without a price among priced ones
             found += self._cost.observe(bucket, at, alarms, confidence)
         return found
 

@@ -50,6 +50,6 @@ def read_on_from(seen: LogSeen, position: int, now: LogAtPresent) -> int:
     if (seen.topic_id and now.topic_id and seen.topic_id != now.topic_id) or position > now.end:
         return now.begin  # another topic of that name; or a truncated log, and where it was cut is unknown
     if now.cut is not None and now.cut < position:
-        # What came since the last look came from the old leader or from the new one: it is read again.
+        # Records since the last check came from the old leader or the new one: they are read again.
         position = min(seen.position, now.cut)
     return max(position, now.begin)

@@ -204,7 +204,7 @@ def _refuse_cycles(plan: Plan, needs: Sequence[tuple[int, ...]], dependents: Seq
     at = min(left)
     path: list[int] = []
     seen: dict[int, int] = {}
-    while at not in seen:  # each that is left needs another that is left, so this comes round
+    while at not in seen:  # each remaining step needs another remaining one, so this ends in a cycle
         seen[at] = len(path)
         path.append(at)
         at = next(other for other in needs[at] if other in left)

@@ -194,7 +194,7 @@ class StepGraph:
         end = self.ends[index]
         return 1.0 if end is None or end.confidence is None else end.confidence
 
-    # One judge for each way to run: None while it goes on.
+    # One function for each kind of plan: None while it runs.
 
     def _all(self, index: int) -> Verdict | None:
         if self.failed(index):

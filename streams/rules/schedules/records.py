@@ -89,7 +89,7 @@ class ScheduleRecorder(Recorder):
         carried = Carried(
             own_header(record.headers, ORIGIN_HEADER) or record.timestamp_ms, own_header(record.headers, EXPIRES_HEADER)
         )
-        # The time says there that it has come, whatever the next worker's clock has.
+        # The time in the header shows that it has come, even if the next worker's clock is behind.
         own_headers = carried.own_headers() | {
             HOPS_HEADER: "0",
             NOT_BEFORE_HEADER: str(own_header(record.headers, NOT_BEFORE_HEADER) or 0),

@@ -66,7 +66,7 @@ class ScheduledTasks:
         entry = self._by_hash.pop(task_hash, None)
         if entry is None:
             return None
-        # Its entry of the heap is passed over when it comes to the top, unless too many of them pile up.
+        # Its heap entry is skipped when it comes to the top, unless too many pile up.
         if len(self._heap) > 2 * len(self._by_hash) + SPARE:
             self._heap = list(self._by_hash.values())
             heapify(self._heap)

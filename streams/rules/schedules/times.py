@@ -132,7 +132,7 @@ def _cron(text: str, zone: tzinfo) -> NextTime:
     def after(at_ms: int) -> int | None:
         try:
             for moment in CronSim(text, datetime.fromtimestamp(at_ms // 1000, zone)):
-                # Two local times may be one moment, and the second pass of an hour begins before the first one.
+                # Two local times may be the same moment, and the second pass of an hour may sort before the first.
                 if (found := round(moment.timestamp() * 1000)) > at_ms:
                     return found
         except (OverflowError, ValueError):  # beyond the year 9999

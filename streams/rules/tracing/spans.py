@@ -105,7 +105,7 @@ def stamp(outputs: Iterable[Output], trace: Trace) -> None:
             form = form.fallback
 
 
-# What is said
+# Attributes
 
 
 def record_attributes(record: SourceRecord, topic: str, group: str) -> Attributes:

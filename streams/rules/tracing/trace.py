@@ -69,10 +69,10 @@ def trace_of(headers: Headers) -> Trace | None:
     if found is None:
         return None
     version, trace_id, parent_id, flags, more = found.groups()
-    # A later version may say more; this one may not.
+    # Only a later version may have further fields.
     if version == "ff" or (version == "00" and more) or not trace_id.strip("0") or not parent_id.strip("0"):
         return None
-    if version != "00":  # passed on as the version that is spoken here
+    if version != "00":  # passed on in the version supported here
         parent = f"00-{trace_id}-{parent_id}-{int(flags, 16) & KNOWN_FLAGS:02x}"
     sound = len(state) <= MAX_STATE_BYTES and _STATE.fullmatch(state)
     return Trace(parent, state if sound else "")

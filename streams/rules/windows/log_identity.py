@@ -24,7 +24,7 @@ def checked_marks(marks: Sequence[Mark], begin: int, end: int) -> list[Mark]:
     """The marks to check in a log of [begin, end), newest first; the first that is unchanged decides."""
     inside = sorted({mark for mark in marks if begin <= mark.offset < end and mark.stamp_ms >= 0}, reverse=True)
     if max(marks).offset < begin:
-        return []  # retention has taken what was counted
+        return []  # retention has removed the counted records
     return inside[:1] + inside[1 :: max(1, len(inside) // MOST_CHECKS)]
 
 

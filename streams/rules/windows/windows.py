@@ -175,7 +175,7 @@ class Windows:
         window = Window()
         end = start + span.size_ms + span.grace_ms
         if end <= self.watermark_ms:
-            window.closed = True  # its time had passed before its first point came
+            window.closed = True  # its end had passed before its first point came
         else:
             self.open[key] = window
             self.due_ms = min(self.due_ms, end)

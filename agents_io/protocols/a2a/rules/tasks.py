@@ -132,7 +132,7 @@ def meaning(error: dict[str, Any]) -> AgentError:
     """
     meant = jsonrpc.meaning(error, _OUR_FAULT)
     code = error.get("code")
-    if type(code) is not int:  # a list, say, is in no set
+    if type(code) is not int:  # a list, for example, cannot be in a set
         return meant
     if code == UNKNOWN_TASK:
         return UnknownTask(meant.message)

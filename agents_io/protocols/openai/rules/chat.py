@@ -139,7 +139,7 @@ def _check_end(message: dict[str, Any], why: Any) -> None:
 
 def _content(message: dict[str, Any], form: str, reading: Reading) -> Answer:
     text = _text(message.get("content"))
-    if not text.strip():  # some servers put all that a reasoning model says there
+    if not text.strip():  # some servers put the whole answer of a reasoning model there
         text = _text(message.get("reasoning_content"))
         if not text.strip() or not isinstance(find_json(text), dict):
             raise BadResponse("the answer's message has no content")
@@ -152,7 +152,7 @@ def _content(message: dict[str, Any], form: str, reading: Reading) -> Answer:
     if found is NOTHING:
         if plain:
             return Answer(text, sure or 0.0)
-        return parse_answer(text.encode("utf-8", "replace"), reading)  # says what is wrong with it
+        return parse_answer(text.encode("utf-8", "replace"), reading)  # raises the reason
     if isinstance(found, str) and (inner := find_json(found)) is not NOTHING:
         found = inner
     if reading.confidence is None and reading.value is None:

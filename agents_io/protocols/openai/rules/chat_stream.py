@@ -93,7 +93,7 @@ class AnswerStream:
                     self._texts.setdefault(name, []).append(text)
                     self._grow(len(text.encode("utf-8", "replace")))
             if delta.get("tool_calls") or delta.get("function_call"):
-                self._tools = [True]  # none was offered: that there is one says enough
+                self._tools = [True]  # none was offered, so any call is an error
         rows = logprobs.get("content") if isinstance(logprobs, dict) else None
         for row in rows if isinstance(rows, list) else ():
             if isinstance(row, dict):

@@ -115,5 +115,6 @@ def _system(given: Mapping[str, Any], form: str) -> str:
         return ASK
     if not isinstance(system, str):
         raise Unsupported("metadata.system: must be a text")
-    # Without a format the agent's own prompt may say how to answer; a JSON format must be spoken of, or servers refuse it.
+    # Without a format the agent's own prompt may describe the answer. With a JSON format the prompt must
+    # mention JSON, or servers refuse.
     return system if form == "none" else f"{system}\n\n{ASK}"
