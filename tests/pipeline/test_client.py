@@ -8,7 +8,7 @@ import logging
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -244,13 +244,12 @@ async def test_statistics_are_asked_of_a_worker() -> None:
         Client(p.bootstrap_servers, web=p.web) as client,
     ):
         await client.run("echo", {"n": 1})
-        async with asyncio.timeout(60):
-            while True:
-                try:
-                    found = await client.stats("echo", last="15m")
-                    break
-                except NotFound:
-                    await asyncio.sleep(0.2)
+
+        async def stats() -> Any:
+            with suppress(NotFound):
+                return await client.stats("echo", last="15m")
+
+        found = await until(stats, 60)
         assert found["totalExecutions"] == 1
         with pytest.raises(NotFound):
             await client.stats("nobody")

@@ -32,6 +32,8 @@ from tests.support.consuming import FakeConsumer
 from tests.support.partition_fakes import FakeCommitter, FakeHandler
 from tests.support.wait import settle, until
 
+pytestmark = pytest.mark.virtual_time
+
 
 def tps(*numbers: int) -> list[TopicPartition]:
     """The intake of these partition numbers."""
@@ -195,7 +197,7 @@ async def test_a_home_is_told_of_wishes_from_its_opening_on(rig: MakeRig, monkey
     admit = one.engine._admit
     monkeypatch.setattr(one.engine, "_admit", lambda: None)
     await one.consumer.assign(*tps(0))
-    await until(lambda: bool(one.engine.opened))
+    await settle()  # no time passes: the fetch loop turns without a pause as long as somebody waits to be let in
     assert one.engine.processors == {}
     assert [partition.handler for partition in one.engine.opened] == [one.handler]
     monkeypatch.setattr(one.engine, "_admit", admit)
@@ -373,6 +375,14 @@ async def test_a_fenced_processor_of_a_partition_that_went_elsewhere_stays_close
     assert len(one.committers) == 3
 
 
+async def failed(one: Any) -> bool:
+    """Whether the engine has met what it cannot mend. It then says so at once."""
+    task = asyncio.create_task(one.engine.failed())
+    ended, _ = await asyncio.wait((task,), timeout=0.001)
+    task.cancel()
+    return bool(ended and task.exception())
+
+
 async def test_opening_is_tried_again(rig: MakeRig) -> None:
     """Each try with a committer of its own; those that failed are closed."""
     one = await rig()
@@ -421,7 +431,7 @@ async def test_brokers_that_are_away_are_waited_for(rig: MakeRig, monkeypatch: p
     await until(lambda: one.engine.ready and one.taken)
     one.finish(0)
     await until(lambda: one.committed() == 1)
-    assert not one.engine._failure.done()
+    assert not await failed(one)
 
 
 async def test_a_bug_while_opening_fails_the_engine(rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -602,7 +612,7 @@ async def test_polls_that_fail_for_want_of_brokers_are_waited_out(
     one.consumer.group_error = NodeNotReadyError()
     one.consumer.write(TASKS, 3)
     await until(lambda: one.engine.feed.failing_s > 0.2)
-    assert not one.engine._failure.done()
+    assert not await failed(one)
     one.consumer.group_error = None
     await until(lambda: one.taken == [0, 1, 2])
     assert one.engine.feed.failing_s == 0
@@ -648,17 +658,26 @@ async def test_a_turn_of_the_loop_hands_over_a_few(rig: MakeRig) -> None:
     """Whatever waits and however much room there is: the rest of the worker, commits above all, has its turn between."""
     one = await rig()
     await one.ready()
-    seen: list[int] = []
+    seen = [0]
+    turns: list[asyncio.Task[None]] = []
 
     async def watch() -> None:
         while len(one.taken) < 400:
             seen.append(len(one.taken))
             await asyncio.sleep(0)
 
+    process = one.handler.process
+
+    def watched(source: str, record: Any) -> None:
+        if not turns:  # from here on to the last record no time passes
+            turns.append(asyncio.create_task(watch()))
+        process(source, record)
+
+    one.handler.process = watched
     one.consumer.write(TASKS, 400)
-    async with asyncio.timeout(10):
-        await watch()
-    seen.append(400)
+    await until(lambda: turns and turns[0].done())
+    seen.append(len(one.taken))
+    assert seen[-1] == 400
     steps = [after - before for before, after in pairwise(seen)]
     assert max(steps) <= 128
 

@@ -17,6 +17,7 @@ from agents_io.serving.definition import AgentFunction
 from agents_io.serving.gateway import payload_of
 from agents_io.serving.http import HttpAgent
 from schemas.pb.gateway_pb2 import TaskRequest
+from tests.support.wait import until
 
 
 class Request(BaseModel):
@@ -283,16 +284,19 @@ async def test_a_failed_run_is_not_remembered() -> None:
 
 
 async def test_a_full_agent_answers_429_with_retry_after() -> None:
+    begun = 0
     go = asyncio.Event()
 
     @agent("a", concurrency=2)
     async def served(payload: Any) -> str:
+        nonlocal begun
+        begun += 1
         await go.wait()
         return "ok"
 
     async with caller(served) as call:
         running = [asyncio.ensure_future(call({})) for _ in range(2)]
-        await asyncio.sleep(0.05)
+        await until(lambda: begun == 2)
         status, headers, _ = await call({})
         assert (status, headers["Retry-After"]) == (429, "1")
         go.set()
@@ -312,14 +316,17 @@ async def test_stopping_lets_calls_finish_and_refuses_new_ones() -> None:
     server = HttpAgent(agent=served, host="127.0.0.1", port=0)
     await server.__aenter__()
     async with aiohttp.ClientSession() as session:
+
+        async def unwell() -> bool:
+            async with session.get(server.endpoint + "/health") as health:
+                return health.status == 503
+
         running = asyncio.ensure_future(session.post(server.endpoint + "/analyze", json={}))
         await begun.wait()
         stopping = asyncio.ensure_future(server.__aexit__(None, None, None))
-        await asyncio.sleep(0.05)
+        await until(unwell)
         async with session.post(server.endpoint + "/analyze", json={}) as refused:
             assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
-        async with session.get(server.endpoint + "/health") as health:
-            assert health.status == 503
         go.set()
         async with await running as answer:
             assert (await answer.json())["value"] == "done"
