@@ -31,6 +31,18 @@ def test_names_are_plain(name: str) -> None:
         function(name)
 
 
+def test_a_function_without_a_name_and_a_generator_are_refused() -> None:
+    """Where they are marked or loaded, not at each call."""
+
+    def yields(payload: Any) -> Any:
+        yield payload
+
+    with pytest.raises(TypeError, match="a function needs a name"):
+        function(yields)  # type: ignore[arg-type]
+    with pytest.raises(FunctionsError, match=r"'yields'.*a generator"):
+        Functions.of([function("yields")(yields)])
+
+
 def test_modules_that_cannot_be_used_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At start, with the reason: missing, broken, or nothing in them."""
     monkeypatch.syspath_prepend(tmp_path)

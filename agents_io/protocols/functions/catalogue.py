@@ -14,7 +14,6 @@ useless raise `Refused`; anything else that is raised counts as a failure of the
 from __future__ import annotations
 
 import importlib
-import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
@@ -22,6 +21,8 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any, TypeVar
+
+from agents_io.rules.callables import is_async, is_generator
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -158,11 +159,14 @@ def _of_entry_points() -> Iterator[Function]:
 
 def _made(name: str, one: Callable[..., Any]) -> Function:
     _check(name)
-    called = type(one).__call__ if not inspect.isroutine(one) else one
-    return Function(name, one, inspect.iscoroutinefunction(one) or inspect.iscoroutinefunction(called))
+    if is_generator(one):
+        raise FunctionsError(f"function {name!r}: a function returns its answer; a generator yields several")
+    return Function(name, one, is_async(one))
 
 
 def _check(name: str) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f'a function needs a name, not {name!r}: @function("word-count")')
     if len(name) > MAX_NAME or not _NAME.fullmatch(name):
         raise ValueError(
             f"a function cannot be named {name[:80]!r}: letters, digits and ._:/- only, at most {MAX_NAME}"
