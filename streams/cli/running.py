@@ -73,7 +73,7 @@ def _usage(error: BaseException, text: str) -> str:
         return text
     context = getattr(error, "ctx", None)
     hint = f" (see: {context.command_path} --help)" if context is not None else ""
-    return error.format_message().strip().replace("\n", " ") + hint
+    return error.format_message().strip().replace("\n", " ").replace("Value error, ", "") + hint
 
 
 def _kafka(error: BaseException, text: str) -> tuple[int | None, str]:

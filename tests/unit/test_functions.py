@@ -48,9 +48,11 @@ def test_modules_that_cannot_be_used_are_told(tmp_path: Path, monkeypatch: pytes
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "px_broken.py").write_text("1 / 0\n")
     (tmp_path / "px_empty.py").write_text("x = 1\n")
+    (tmp_path / "px_exits.py").write_text("x = 1\nraise SystemExit(3)\n")
     for name, reason in (
         ("px_nowhere", "ModuleNotFoundError"),
-        ("px_broken", "ZeroDivisionError"),
+        ("px_broken", r"ZeroDivisionError.*px_broken\.py, line 1"),
+        ("px_exits", r"SystemExit: 3 .*px_exits\.py, line 2"),
         ("px_empty", "no callable"),
     ):
         with pytest.raises(FunctionsError, match=rf"{name}.*{reason}"):

@@ -22,7 +22,7 @@ from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any, TypeVar
 
-from agents_io.rules.callables import is_async, is_generator
+from agents_io.rules.callables import describe_import_error, is_async, is_generator
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -124,10 +124,8 @@ def load_functions(modules: Iterable[str] = ()) -> Functions:
 def _of_module(name: str) -> Iterator[Function]:
     try:
         module = importlib.import_module(name)
-    except Exception as error:
-        raise FunctionsError(
-            f"functions.modules: {name} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
+    except (Exception, SystemExit) as error:
+        raise FunctionsError(f"functions.modules: {name} cannot be imported: {describe_import_error(error)}") from error
     found = list(_marked(module))
     if not found:
         raise FunctionsError(f"functions.modules: {name} holds no callable marked with @function")
@@ -151,9 +149,9 @@ def _of_entry_points() -> Iterator[Function]:
                 yield _made(getattr(loaded, _MARK, point.name), loaded)
             else:
                 raise TypeError("is neither a module nor a callable")
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise FunctionsError(
-                f"entry point {point.name} of {GROUP} ({point.value}): {type(error).__name__}: {error}"
+                f"entry point {point.name} of {GROUP} ({point.value}): {describe_import_error(error)}"
             ) from error
 
 
