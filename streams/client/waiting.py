@@ -83,14 +83,14 @@ class ResultReader(Generic[R]):
                 self._task = asyncio.create_task(self._follow(), name="parallax-client-results")
 
     async def close(self, error: ClientError) -> None:
-        """Stop; waiting calls get `error`."""
+        """Stop; waiting calls get `error`, and so do later ones on handles that are left."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
         await self._feed.close()
         for waiting in self.waiting():
-            waiting.fail(error)
+            waiting.fail(error, final=True)
 
     def wait_for(self, name: str) -> Waiting[R]:
         """The waiting of this id; calls that wait for one id share it, but none that has failed for good."""
