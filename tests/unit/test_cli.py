@@ -18,9 +18,11 @@ from streams.cli.agents import _auth, _confidence
 from streams.cli.main import invoke
 from streams.cli.options import CommandError
 from streams.cli.output import table
+from streams.cli.running import explain
 from streams.cli.stats import _show
 from streams.cli.submit import Lines, items
 from streams.cli.summary import as_document, newest, summarize
+from streams.client.errors import InvalidTask, KafkaUnreachable, NotFound, TopicsMissing, WaitTimeout
 
 PARALLAX = str(Path(sys.executable).with_name("parallax"))
 
@@ -147,6 +149,23 @@ def test_a_fault_in_an_agents_module_is_the_users(
     assert message in err
     assert "px_agent_at_fault.py, line " in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (KafkaUnreachable("gone"), 3),
+        (TopicsMissing("gone"), 1),
+        (NotFound("gone"), 4),
+        (InvalidTask("gone"), 2),
+        (WaitTimeout("gone"), 124),
+    ],
+)
+def test_what_the_clients_parts_raise_is_one_line(
+    error: Exception, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert explain(error) == code
+    assert capsys.readouterr().err == "parallax: gone\n"
 
 
 def test_an_unknown_setting_is_a_usage_error(
