@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -348,6 +349,49 @@ async def test_a_plans_context_reaches_those_that_ask_for_it() -> None:
     assert await strict.call({"payload": "text", "context": context}) == "text"
 
 
+class Summarizer:
+    """An agent with state of its own."""
+
+    async def __call__(self, payload: Request) -> str:
+        return payload.text.upper()
+
+    def summarize(self, payload: Request) -> str:
+        return payload.text.upper()
+
+
+def _prefixed(prefix: str, payload: Request) -> str:
+    return prefix + payload.text.upper()
+
+
+@pytest.mark.parametrize(
+    "function", [Summarizer(), Summarizer().summarize, partial(_prefixed, ""), partial(Summarizer())]
+)
+async def test_the_payload_of_objects_methods_and_partials_is_validated(function: Callable[..., Any]) -> None:
+    """A payload that does not fit is the caller's fault (400), not a failure of the agent (500), which is retried."""
+    async with caller(agent("a")(function)) as call:
+        assert (await call({"text": "rain"}))[2]["value"] == "RAIN"
+        status, _, body = await call({"txt": "rain"})
+        assert status == 400
+        assert body["error"].startswith("payload: text: ")
+
+
+async def test_an_answer_that_cannot_be_sent_is_logged_without_our_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    @agent("a")
+    async def wrong(payload: Any) -> Any:
+        return {1, 2}
+
+    @agent("b")
+    def raises(payload: Any) -> Any:
+        raise KeyError("text")
+
+    for one, traced in ((wrong, False), (raises, True)):
+        caplog.clear()
+        async with caller(one) as call:
+            assert (await call({}))[0] == 500
+        [logged] = [record for record in caplog.records if "agent function failed" in record.getMessage()]
+        assert bool(logged.exc_info) == traced
+
+
 def test_functions_that_cannot_be_agents() -> None:
     for function in (lambda: 1, lambda *, payload: 1, lambda payload, other: 1):
         with pytest.raises(TypeError):
@@ -359,10 +403,20 @@ def test_functions_that_cannot_be_agents() -> None:
     async def yields_later(payload: Any) -> AsyncIterator[Any]:
         yield payload
 
-    for generator in (yields, yields_later):
-        with pytest.raises(TypeError, match=r"yields.*: an agent's function returns its answer"):
+    class Yields:
+        def __call__(self, payload: Any) -> Iterator[Any]:
+            yield payload
+
+    for generator in (yields, yields_later, Yields(), partial(yields)):
+        with pytest.raises(TypeError, match="an agent's function returns its answer"):
             agent("a")(generator)
-    for options in ({"concurrency": 0}, {"confidence": 2}):
+    with pytest.raises(TypeError, match="not a class"):
+        agent("a")(Summarizer)
+    with pytest.raises(TypeError, match="a method without its object"):
+        agent("a")(Summarizer.summarize)
+    with pytest.raises(TypeError, match="an agent needs a name"):
+        agent(yields)  # type: ignore[arg-type]
+    for options in ({"concurrency": 0}, {"concurrency": "5"}, {"confidence": 2}, {"confidence": "high"}):
         with pytest.raises(ValueError, match="must be"):
             agent("a", **options)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="named"):
