@@ -45,9 +45,10 @@ class LookUp:
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """Hand the task over to the plan coordinator: it names a local template."""
+    """Hand the task over to the plan coordinator: it names a local template. `refused`: why the template is not to run."""
 
     template: Template
+    refused: AgentError | None = None
 
 
 @dataclass(frozen=True, slots=True)
