@@ -64,6 +64,10 @@ class DispatchHandler:
         """What another owner would have to know, for the state topic."""
         return self._state.changes(self.callers.values())
 
+    def outlasting(self) -> list[bytes]:
+        """The circuits and limits of its agents, as values of the state topic: calls were made, whatever was committed."""
+        return self._state.guards(self.callers.values())
+
     def unblock(self, source: str, offsets: Sequence[int]) -> None:
         """Records that hold the commit back: their tasks go on from records at the end of `parked`."""
         self._waiting.relocation.unblock(source, offsets)

@@ -76,8 +76,12 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
         make_reader: Callable[[dict[str, Any], str], PartitionReader] | None = None,
         wall_ms: Callable[[], int] = wall_ms,
         event: Recorded | None = None,
+        outlasting: Callable[[H], list[bytes]] = lambda _: [],
     ) -> None:
         """`before_open` is awaited once a partition is ours, before its handler begins. `event`: makes an event's record.
+
+        `outlasting(handler)`: values as of the state topic of what a handler did that no failed commit undoes (it called agents):
+        the next handler gets them after what was committed, if this worker opens the partition again by itself.
 
         `connect`, `make_reader(options, topic)`: the ways to the broker, replaced where it is simulated.
         """
@@ -107,6 +111,9 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
         self._owned: set[int] = set()
         self._losses = Losses()
         self._known: dict[int, dict[str, KeptOffset]] = {}
+        self._outlasting = outlasting
+        self._uncommitted: dict[int, list[bytes]] = {}
+        """By partition number: what outlasts its last handler, if that lost its place."""
         self._kept: KeptOffsets | None = None
         self._state: InheritedState | None = None
         if config.state is not None:
@@ -258,6 +265,7 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
     async def _release_all(self, timeout_s: float) -> None:
         self._owned = set()
         self._known.clear()
+        self._uncommitted.clear()
         for task in self._starting.values():
             task.cancel()
         if self._starting:
@@ -336,12 +344,19 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
             await asyncio.sleep(CURRENT_RECHECK_S)
 
     async def _remembered(self, processor: PartitionProcessor) -> list[bytes]:
-        """The newest value of each key of what its earlier owners wrote, or those of the partition it came from."""
+        """The newest value of each key of what its earlier owners wrote, or those of the partition it came from; then what this
+        worker could not commit."""
+        uncommitted = self._uncommitted.get(processor.number, [])
         if self._state is None:
-            return []
+            return uncommitted
         found = await self._state.read(processor.number, self.partition_count, self.consumer)
         processor.remember(found.counts, found.is_new, found.inherited)
-        return found.values
+        return [*found.values, *uncommitted]
+
+    def _keep_uncommitted(self, processor: PartitionProcessor) -> None:
+        """What outlasts a handler that has ended. Only until the group rebalances: another owner would know more."""
+        if processor.handler is not None:
+            self._uncommitted[processor.number] = self._outlasting(cast("H", processor.handler))
 
     def _new_processor(self, number: int) -> PartitionProcessor:
         return PartitionProcessor(
@@ -371,12 +386,15 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
         self._on_assigned()  # it may have stumbled over a topic that changed
         if self.processors.get(processor.number) is processor:
             del self.processors[processor.number]
-        self._spawn(self._reopen(processor, losses))
+        self._spawn(self._reopen(processor, losses, self._owned))
 
-    async def _reopen(self, processor: PartitionProcessor, losses: int) -> None:
+    async def _reopen(self, processor: PartitionProcessor, losses: int, owned: set[int]) -> None:
+        """`owned`: the numbers of the assignment in which it was lost."""
         if processor.number not in self.processors:  # else a newer partition of this number runs already
             self._pause(processor)
         await processor.close()
+        if processor.lost and owned is self._owned and processor.number in owned:
+            self._keep_uncommitted(processor)
         await asyncio.sleep(self._losses.pause_s(losses, session_timeout_s=self.config.session_timeout_s))
         taken = {*self._starting, *self.processors, *(start.processor.number for start in self._started)}
         if processor.number in self._owned and processor.number not in taken and not self._stopping:
@@ -435,7 +453,7 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
             except IllegalStateError:
                 # A rebalance began (then it is no longer ours), or one of its topics is assigned elsewhere.
                 log.info("partition is not assigned whole; trying again", partition=processor.number)
-                self._spawn(self._reopen(processor, 1))
+                self._spawn(self._reopen(processor, 1, self._owned))
                 continue
             processor.ready = True
             self.processors[processor.number] = processor
