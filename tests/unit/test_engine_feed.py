@@ -73,9 +73,12 @@ class Rig:
             "stop_timeout_s": 1.0,
             "state": None, "exact_ends": True,
         }  # fmt: skip
+        self.states: list[list[bytes]] = []
+        """What each handler was given."""
         self.engine = Engine(
-            config=EngineConfig(**(config | fields)), make_committer=self._committer, make_handler=self._handler
-        )
+            config=EngineConfig(**(config | fields)), make_committer=self._committer, make_handler=self._handler,
+            outlasting=lambda handler: [b"of %d" % self.handlers.index(handler)],
+        )  # fmt: skip
 
     def _committer(self, number: int, consumer: Any) -> StoringCommitter:
         self.committers.append(StoringCommitter(self.consumer, self._interval_max_s))
@@ -84,6 +87,7 @@ class Rig:
 
     def _handler(self, partition: PartitionProcessor, state: list[bytes]) -> FakeHandler:
         self.handlers.append(FakeHandler())
+        self.states.append(state)
         return self.handlers[-1]
 
     @property
@@ -357,6 +361,31 @@ async def test_a_fenced_partition_is_opened_again_from_what_is_committed(rig: Ma
     await until(lambda: one.committed() == 6)
     written = [output.key for committer in one.committers for outputs, _ in committer.commits for output in outputs]
     assert sorted(written) == [str(offset).encode() for offset in range(6)]
+
+
+@pytest.mark.parametrize("how", ["commit failed", "log changed", "group moved on", "group moves on"])
+async def test_what_outlasts_a_handler_without_its_last_commit_goes_to_the_next(rig: MakeRig, how: str) -> None:
+    """Its agents were called, whatever was committed. After a rebalance another owner may know more."""
+    one = await rig()
+    one.consumer.write(TASKS, 1)
+    await one.ready()
+    await until(lambda: len(one.taken) == 1)
+    if how == "log changed":
+        one.engine.processors[0].lose("the topic was made anew")
+    else:
+        one.committers[-1].script.append(CommitFailed("no member", transient=True))
+        one.finish(0)
+    if how == "group moved on":
+        await until(lambda: 0 not in one.engine.processors)
+    if how.startswith("group"):
+        await one.consumer.revoke()
+        await settle()
+        await one.ready()
+    await until(lambda: len(one.handlers) == 2 and one.engine.ready)
+    assert one.states == [[], [] if how.startswith("group") else [b"of 0"]]
+    await one.consumer.revoke()
+    await one.ready()
+    assert one.states[2] == [], "the second one ended cleanly: what it did lies on the state topic"
 
 
 async def test_a_fenced_processor_of_a_partition_that_went_elsewhere_stays_closed(rig: MakeRig) -> None:
