@@ -145,6 +145,7 @@ class EngineRole(Generic[H]):
         assignor: AlignedAssignor | None = None,
         before_open: Callable[[], Awaitable[None]] | None = None,
         make_reader: Callable[[dict[str, Any], str], PartitionReader] | None = None,
+        outlasting: Callable[[H], list[bytes]] = lambda _: [],
     ) -> Engine[H]:
         """The engine over the role's partitions. Times in milliseconds; other arguments as in `EngineConfig` and
         `Engine`.
@@ -179,6 +180,7 @@ class EngineRole(Generic[H]):
             event=event,
             before_open=before_open,
             make_reader=make_reader,
+            outlasting=outlasting,
         )
 
     async def start_engine(self, stack: AsyncExitStack) -> None:

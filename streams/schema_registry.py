@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
@@ -77,16 +77,14 @@ class SchemaRegistry:
         *,
         cache: SchemaCache = SCHEMAS,
         now: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """`cafile`: the registry's CA, None: the system's CAs. `now`, `sleep`: seconds."""
+        """`cafile`: the registry's CA, None: the system's CAs. `now`: seconds."""
         self.url = url.rstrip("/")
         self._credentials = credentials
         self._cafile = cafile
         self._cache = cache
         self._now = now
-        self._sleep = sleep
         self._transport = transport
         self._refused: dict[SchemaId, float] = {}
         self._running: dict[SchemaId, asyncio.Task[None]] = {}
@@ -121,7 +119,7 @@ class SchemaRegistry:
                 if self.problem != str(error):
                     log.warning("records wait for their schema: %s", error)
                 self.problem, waited = str(error), True
-                await self._sleep(pause_s)
+                await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, MAX_PAUSE_S)
         if waited:
             log.info("schema %s is fetched; its records go on", needed)
@@ -176,7 +174,7 @@ class SchemaRegistry:
                 read = reader_of(await self._schema(schema_id))
             except _NoSchema:
                 if missing < MISSING_TRIES:
-                    await self._sleep(missing * FIRST_PAUSE_S)
+                    await asyncio.sleep(missing * FIRST_PAUSE_S)
                     missing += 1
                     continue
                 self._refuse(schema_id, f"was written with schema {schema_id}, which {self.url} does not have")

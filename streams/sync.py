@@ -11,7 +11,7 @@ and `map` are generators: close them, or leave the loop, to stop reading.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence, Sized
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
@@ -63,7 +63,7 @@ from streams.client import (
     sequence,
     step,
 )
-from streams.client.blocking import each, wait_for
+from streams.client.blocking import each, read_in_thread, wait_for
 from streams.client.client import LOOK_BACK
 from streams.client.requests import TaskKind
 from streams.client.times import Duration, Moment, Since
@@ -348,11 +348,14 @@ class Client:
         into: Any = None,
         **options: Any,
     ) -> Generator[TaskResult[Any]]:
-        """One result per payload, as they end or in order; see `streams.Client.map`. The client's thread reads `payloads`."""
+        """One result per payload, as they end or in order; see `streams.Client.map`.
+
+        A thread of its own reads a generator of payloads: it may block, and may be another `map`.
+        """
         return each(
             self._client.map(
                 target,
-                payloads,
+                payloads if isinstance(payloads, Sized) else read_in_thread(payloads),
                 concurrency=concurrency,
                 ordered=ordered,
                 tolerate=tolerate,

@@ -22,6 +22,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from agents_io.rules.callables import function_of, is_async, is_generator
 from agents_io.serving.answers import CallFailed, bad_payload
 from agents_io.serving.runs import Runs
 
@@ -65,7 +66,7 @@ class AgentFunction(Generic[P, R]):
         return Runs(
             self.id,
             self.call,
-            is_async=_is_async(self._function),
+            is_async=is_async(self._function),
             concurrency=self.concurrency,
             default_confidence=self.default_confidence,
         )
@@ -164,14 +165,16 @@ def agent(
     """Make a function an agent. `concurrency`: calls at once, further ones are answered 429; `confidence`: of answers
     without one.
     """
+    if not isinstance(name, str):
+        raise TypeError(f'an agent needs a name, not {name!r}: @agent("summarizer")')
     if not 1 <= len(name) <= 256:
         raise ValueError(f"an agent cannot be named {name[:80]!r}: 1 to 256 characters")
     if isinstance(capabilities, str):
         raise TypeError(f"capabilities: must be a list of names, not {capabilities!r}")
-    if concurrency < 1:
-        raise ValueError(f"concurrency: must be 1 or more, not {concurrency}")
-    if not 0 <= confidence <= 1:
-        raise ValueError(f"confidence: must be between 0 and 1, not {confidence}")
+    if not isinstance(concurrency, int) or concurrency < 1:
+        raise ValueError(f"concurrency: must be an integer of 1 or more, not {concurrency!r}")
+    if not isinstance(confidence, int | float) or not 0 <= confidence <= 1:
+        raise ValueError(f"confidence: must be a number between 0 and 1, not {confidence!r}")
 
     def made(function: Callable[P, R]) -> AgentFunction[P, R]:
         return AgentFunction(
@@ -185,15 +188,12 @@ def agent(
     return made
 
 
-def _is_async(function: Callable[..., Any]) -> bool:
-    called = function if inspect.isroutine(function) else type(function).__call__
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
-
-
 def _signature(function: Callable[..., Any]) -> tuple[TypeAdapter[Any] | None, bool]:
     """The validator of a typed payload, if any, and whether the function takes a context. Raises TypeError."""
     where = getattr(function, "__qualname__", repr(function))
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+    if inspect.isclass(function):
+        raise TypeError(f"{where}: an agent is a function or an object with __call__, not a class")
+    if is_generator(function):
         raise TypeError(f"{where}: an agent's function returns its answer; a generator yields several")
     parameters = list(inspect.signature(function).parameters.values())
     if not parameters:
@@ -203,11 +203,15 @@ def _signature(function: Callable[..., Any]) -> tuple[TypeAdapter[Any] | None, b
         raise TypeError(f"{where}: an agent's function takes the payload")
     open_ended = (first.VAR_KEYWORD, first.VAR_POSITIONAL)
     required = [one.name for one in others if one.default is one.empty and one.kind not in open_ended]
+    if first.name == "self" and inspect.isfunction(function):
+        raise TypeError(
+            f"{where}: a method without its object; make the bound method an agent: agent(NAME)(OBJECT.METHOD)"
+        )
     if unknown := [name for name in required if name != "context"]:
         raise TypeError(f"{where}: {unknown[0]}: only the payload and `context` are passed")
     try:
-        annotation = typing.get_type_hints(function).get(first.name, Any)
-    except (NameError, TypeError):  # a name that only a type checker knows; a callable object
+        annotation = typing.get_type_hints(function_of(function)).get(first.name, Any)
+    except (NameError, TypeError):  # a name that only a type checker sees; a callable of C
         annotation = Any
     untyped = annotation in _UNTYPED or typing.get_origin(annotation) in (dict, Mapping)
     takes_context = any(one.name == "context" for one in others)

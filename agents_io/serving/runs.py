@@ -152,7 +152,9 @@ class Runs:
                 raise  # by `run` or `drain`; without a request the function has cancelled itself
             failed = failure_of(error)
             if failed.status == 500:
-                log.warning("agent function failed: %s", failed, exc_info=error.__cause__ or error)
+                # An answer that cannot be sent has no traceback of the user's code: the message says it all.
+                raised = error.__cause__ if isinstance(error, CallFailed) else error
+                log.warning("agent function failed: %s", failed, exc_info=raised)
             raise failed from None
 
     def _in_thread(self, payload: Any) -> Any:

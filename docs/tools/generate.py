@@ -95,8 +95,8 @@ def errors() -> str:
     rows, seen = [], set()
     for cls in vars(tree).values():
         if inspect.isclass(cls) and issubclass(cls, tree.AgentError) and cls is not tree.AgentError:
-            if cls.code in seen:  # a subclass that keeps its parent's code, as ConnectionWasClosing does
-                continue
+            if cls.code in seen:
+                continue  # a special case of the code above: concepts/failures.md has it
             seen.add(cls.code)
             client = TaskFailed.by_code.get(cls.code)
             rows.append(

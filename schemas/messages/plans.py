@@ -22,6 +22,8 @@ class AnsweredTask(Message):
     accepted: Timestamp
     expires: Timestamp
     metadata: dict[str, Any] = {}
+    refused: dict[str, Any] | None = None
+    """The error with which the task ends without a run of its pattern."""
 
 
 class Plan(Message):

@@ -93,6 +93,7 @@ def serve(
 
 def load_agent(name: str) -> Any:
     """The agent that `module:function` names; modules of the working directory are found. Raises `CommandError`."""
+    from agents_io.rules.callables import describe_import_error
     from agents_io.serving import AgentFunction
 
     module_name, colon, attribute = name.partition(":")
@@ -103,6 +104,9 @@ def load_agent(name: str) -> Any:
         module = importlib.import_module(module_name.removesuffix(".py"))
     except ModuleNotFoundError as error:
         raise CommandError(f"agent serve: {module_name}: {error}", USAGE) from None
+    except (Exception, SystemExit) as error:  # the module's own fault, whatever it is
+        reason = describe_import_error(error)
+        raise CommandError(f"agent serve: {module_name} cannot be imported: {reason}", USAGE) from None
     found = getattr(module, attribute, None)
     if not isinstance(found, AgentFunction):
         names = [key for key, value in vars(module).items() if isinstance(value, AgentFunction)]

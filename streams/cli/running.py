@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
-from streams.cli.options import FAILED, INTERRUPTED, TIMED_OUT, UNREACHABLE, USAGE
+from streams.cli.options import FAILED, INTERRUPTED, NOT_FOUND, TIMED_OUT, UNREACHABLE, USAGE
 from streams.cli.output import say
 
 if TYPE_CHECKING:
@@ -61,9 +61,19 @@ def _known(error: BaseException) -> tuple[int | None, str]:
 
     if isinstance(error, SettingsError):
         return USAGE, text
+    if "streams.client.errors" in sys.modules and (code := _client(error)) is not None:
+        return code, text
     if "aiokafka" in sys.modules:
         return _kafka(error, text)
     return (FAILED, text) if isinstance(error, OSError) else (None, text)
+
+
+def _client(error: BaseException) -> int | None:
+    """Exit code of what the client's parts raise; None: the error is none of theirs."""
+    from streams.client.errors import ClientError, InvalidTask, KafkaUnreachable, NotFound
+
+    codes = ((KafkaUnreachable, UNREACHABLE), (NotFound, NOT_FOUND), (InvalidTask, USAGE), (ClientError, FAILED))
+    return next((code for kind, code in codes if isinstance(error, kind)), None)
 
 
 def _usage(error: BaseException, text: str) -> str:
@@ -73,7 +83,7 @@ def _usage(error: BaseException, text: str) -> str:
         return text
     context = getattr(error, "ctx", None)
     hint = f" (see: {context.command_path} --help)" if context is not None else ""
-    return error.format_message().strip().replace("\n", " ") + hint
+    return error.format_message().strip().replace("\n", " ").replace("Value error, ", "") + hint
 
 
 def _kafka(error: BaseException, text: str) -> tuple[int | None, str]:

@@ -131,7 +131,7 @@ async def _results(settings: Settings, begin_ms: int) -> Any:
     from streams.client.feed import read_since
     from streams.client.result import read_result
 
-    await partitions_of(settings, ["results", "tasks"])
+    await partitions_of(settings, ["results"])
     async with aclosing(read_since(settings, "results", begin_ms)) as records:
         async for record in records:
             try:
@@ -145,8 +145,10 @@ async def sent_tasks(settings: Settings, begin_ms: int) -> Any:
     from contextlib import aclosing
 
     from schemas.codec import Rejected, decode_json
+    from streams.client.connection import partitions_of
     from streams.client.feed import read_since
 
+    await partitions_of(settings, ["tasks"])
     async with aclosing(read_since(settings, "tasks", begin_ms)) as records:
         async for record in records:
             try:

@@ -6,10 +6,16 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Generator
+from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable
+from contextlib import suppress
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from streams.client.errors import ClientError
+
 T = TypeVar("T")
+_END: Any = object()
+"""In place of an item: there are no more."""
 
 
 class _Loop:
@@ -38,8 +44,12 @@ os.register_at_fork(after_in_child=_LOOP.forget)
 
 
 def wait_for(work: Coroutine[Any, Any, T]) -> T:
-    """Run on the client's thread and block; Ctrl-C cancels the work."""
-    future = asyncio.run_coroutine_threadsafe(work, _LOOP.get())
+    """Run on the client's thread and block; Ctrl-C cancels the work. Raises `ClientError` on that thread itself."""
+    loop = _LOOP.get()
+    if _running() is loop:  # it would wait for itself, and every client of the process with it
+        work.close()
+        raise ClientError("streams.sync was used from its own thread, which reads lists of payloads: give a generator")
+    future = asyncio.run_coroutine_threadsafe(work, loop)
     try:
         return future.result()
     except BaseException:
@@ -47,13 +57,62 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
+def _running() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+async def read_in_thread(items: Iterable[T]) -> AsyncGenerator[T]:
+    """The items, each read when it is asked for, by a thread of their own: they may block, and may use a client."""
+    loop = asyncio.get_running_loop()
+    wanted: SimpleQueue[asyncio.Future[Any] | None] = SimpleQueue()
+
+    def deliver(future: asyncio.Future[Any], item: Any, error: BaseException | None) -> None:
+        if future.done():
+            return  # nobody reads on
+        if error is None:
+            future.set_result(item)
+        else:
+            future.set_exception(error)
+
+    def read() -> None:
+        source = None
+        while (future := wanted.get()) is not None:
+            item, error = _END, None
+            try:
+                source = iter(items) if source is None else source
+                item = next(source, _END)
+            except BaseException as raised:  # the user's code may raise anything
+                error = raised
+            with suppress(RuntimeError):  # the loop has ended with its process
+                loop.call_soon_threadsafe(deliver, future, item, error)
+
+    threading.Thread(target=read, name="parallax-payloads", daemon=True).start()
+    try:
+        while True:
+            future: asyncio.Future[Any] = loop.create_future()
+            wanted.put(future)
+            item = await future
+            if item is _END:
+                return
+            yield item
+    finally:
+        wanted.put(None)
+
+
 def each(source: AsyncGenerator[T]) -> Generator[T]:
     """The items of an asynchronous generator, one by one."""
+    reading: list[asyncio.Task[Any]] = []
 
     async def following() -> T:
+        reading[:] = [task for task in [asyncio.current_task()] if task is not None]
         return await anext(source)
 
     async def closing() -> None:
+        if reading:  # an item whose waiting was interrupted is being cancelled, which takes a moment
+            await asyncio.wait(reading)
         await source.aclose()
 
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -70,7 +71,9 @@ class Client(Subscriptions):
         self._watch = WaitWatch(self.settings, [self._results, self._plan_results], give_up_after_s)
         self._earlier: EarlierResults | None = None
         self._open = False
+        self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._process = os.getpid()
         self._windows: list[Window] = []
 
     async def __aenter__(self) -> Client:
@@ -83,9 +86,14 @@ class Client(Subscriptions):
         await self.close()
 
     async def start(self) -> None:
-        """Connect. Raises `KafkaUnreachable`, `TopicsMissing`, `ClientError`."""
+        """Connect; once. Raises `KafkaUnreachable`, `TopicsMissing`, `ClientError`; `ClientClosed` after `close`."""
+        if self._closed:
+            raise ClientClosed("a client that was closed cannot be started again: make another one")
+        if self._open:
+            return
         quiet_logs()
         self._loop = asyncio.get_running_loop()
+        self._process = os.getpid()
         await connect(self.settings, CONNECT_TIMEOUT_S)
         self._producer.partitions |= await partitions_of(self.settings, ["tasks", "results", "controls"])
         async with kafka_errors(self.settings):
@@ -94,11 +102,16 @@ class Client(Subscriptions):
         self._open = True
 
     async def close(self) -> None:
-        """Disconnect. Calls that wait raise `ClientClosed`. Submitted tasks continue, except those of an unfinished
-        `map`.
-        """
+        """Disconnect. Calls that wait raise `ClientClosed`; what was submitted goes on, but for tasks of an unfinished `map`."""
+        if self._open:
+            if self._process != os.getpid() or (self._loop is not None and self._loop.is_closed()):
+                # Nothing of it runs here: its loop is over, or the process this one was forked from has it.
+                self._open, self._closed = False, True
+                return
+            self._require_its_loop()
         for window in self._windows:
             await cancel_all(window)
+        self._closed = self._closed or self._open
         self._open = False
         error = ClientClosed("the client is closed")
         await self._watch.close()
@@ -371,10 +384,16 @@ class Client(Subscriptions):
             self._watch.start()
 
     def _require_open(self) -> None:
+        """Raises `ClientClosed`, and `ClientError` on another event loop."""
         if not self._open:
             raise ClientClosed(
                 "the client is not started, or is closed: use `async with Client(...)`, `with` for streams.sync"
             )
+        self._require_its_loop()
+
+    def _require_its_loop(self) -> None:
+        if self._process != os.getpid():
+            raise ClientError("the client was started before this process was forked: make another one in it")
         if asyncio.get_running_loop() is not self._loop:
             raise ClientError(
                 "the client was started on another event loop: use one client for each loop, or streams.sync"

@@ -44,7 +44,7 @@ class AgentDirectory:
             "name": name,
             "endpoint": endpoint,
             "protocol": protocol,
-            "capabilities": list(capabilities),
+            "capabilities": [capabilities] if isinstance(capabilities, str) else list(capabilities),
             "limits": _wire(limits),
             "breaker": _wire(breaker),
             "auth": _wire(auth),

@@ -50,6 +50,7 @@ class EarlierResults:
         self._partitions = partitions
         self._wanted: dict[str, tuple[Waiting[Any], int]] = {}
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
 
     def search(self, waiting: Waiting[Any], since: Since, *, at_once: bool) -> None:
         """Find the result if it was written since then; else keep waiting."""
@@ -61,12 +62,13 @@ class EarlierResults:
 
     async def close(self) -> None:
         """Stop searching."""
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
 
     def _add(self, waiting: Waiting[Any], begin_ms: int) -> None:
-        if waiting.future.done():
+        if waiting.future.done() or self._closed:
             return
         self._wanted[waiting.id] = waiting, begin_ms
         if self._task is None or self._task.done():

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka import errors as kafka
 
 from schemas.partitioning import owner_partition, partition_for
@@ -51,7 +53,7 @@ Lost = Callable[[Request, ClientError], None]
 class TaskProducer:
     """`partitions`: short topic name to its number of partitions. `lost`: called with a record that can never be sent.
 
-    `give_up_after_s`: how long `send` waits for Kafka; None: forever.
+    `give_up_after_s`: how long `send` waits for a partition that takes nothing; None: forever.
     """
 
     def __init__(self, settings: Settings, lost: Lost, give_up_after_s: float | None = None) -> None:
@@ -62,6 +64,9 @@ class TaskProducer:
         self._give_up_after_s = give_up_after_s
         self._producer: Any = None
         self._renewing = asyncio.Lock()
+        self._turns: defaultdict[tuple[str, int | None], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._taken: dict[TopicPartition, float] = {}
+        """Loop time at which each partition took a record of this producer last."""
         self._worn = False
         self._counted = 0.0
         self._again: set[asyncio.Task[None]] = set()
@@ -97,7 +102,7 @@ class TaskProducer:
         long.
         """
         try:
-            async with asyncio.timeout(self._give_up_after_s):
+            async with self._bounded(topic, request):
                 await self._deliver(topic, request)
         except TimeoutError:
             raise KafkaUnreachable(
@@ -105,12 +110,43 @@ class TaskProducer:
                 f"{self._give_up_after_s:g} s; it may still arrive"
             ) from None
 
+    @asynccontextmanager
+    async def _bounded(self, topic: str, request: Request) -> AsyncIterator[None]:
+        """Raises TimeoutError when the request's partition has taken no record for `give_up_after_s`.
+
+        A record behind thousands of others is not given up while those arrive.
+        """
+        limit_s = self._give_up_after_s
+        if limit_s is None:
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        timer: asyncio.TimerHandle
+        async with asyncio.timeout(None) as bound:
+
+            def check() -> None:
+                nonlocal timer
+                partition = None if self._closed else self._partition(topic, request)
+                taken = self._taken.get(TopicPartition(full_name(topic, self._settings.topic_prefix), partition), begun)
+                left_s = max(begun, taken) + limit_s - loop.time()
+                if left_s > 0:
+                    timer = loop.call_later(left_s, check)
+                else:
+                    bound.reschedule(loop.time())
+
+            timer = loop.call_later(limit_s, check)
+            try:
+                yield
+            finally:
+                timer.cancel()
+
     async def _deliver(self, topic: str, request: Request) -> None:
         """Send until acknowledged, as often as needed."""
         while True:
             try:
                 # What is cancelled here stays in the producer: it may be on its way.
-                await asyncio.shield(await self._send(topic, request))
+                self._note_taken(await asyncio.shield(await self._send(topic, request)))
                 return
             except (kafka.KafkaError, OSError) as error:
                 if final := self._final(error):
@@ -119,18 +155,27 @@ class TaskProducer:
             await asyncio.sleep(RETRY_PAUSE_S)
 
     async def _send(self, topic: str, request: Request) -> asyncio.Future[Any]:
-        producer = self._producer
-        if producer is None or self._closed:
+        if self._producer is None or self._closed:
             raise ClientClosed("the client is closed")
-        if self._worn or _dead(producer):
-            producer = await self._renewed()
-        sent: asyncio.Future[Any] = await producer.send(
-            full_name(topic, self._settings.topic_prefix),
-            value=request.value or None,
-            key=request.key,
-            partition=self._partition(topic, request),
-        )
+        partition = self._partition(topic, request)
+        # aiokafka wakes all that wait for room in a batch whenever there is some: thousands would mostly wake each other.
+        async with self._turns[topic, partition]:
+            producer = self._producer
+            if producer is None or self._closed:
+                raise ClientClosed("the client is closed")
+            if self._worn or _dead(producer):
+                producer = await self._renewed()
+            sent: asyncio.Future[Any] = await producer.send(
+                full_name(topic, self._settings.topic_prefix),
+                value=request.value or None,
+                key=request.key,
+                partition=partition,
+            )
         return sent
+
+    def _note_taken(self, acknowledged: Any) -> None:
+        """Remember when a partition took a record last. `acknowledged`: aiokafka's RecordMetadata."""
+        self._taken[acknowledged.topic_partition] = asyncio.get_running_loop().time()
 
     def _partition(self, topic: str, request: Request) -> int | None:
         now = asyncio.get_running_loop().time()
@@ -149,8 +194,12 @@ class TaskProducer:
             self.partitions[topic] = len(self._producer.client.cluster.partitions_for_topic(name) or range(count))
 
     def _acknowledged(self, topic: str, request: Request, done: asyncio.Future[Any]) -> None:
-        if not done.cancelled() and (error := done.exception()) is not None:
+        if done.cancelled():
+            return
+        if (error := done.exception()) is not None:
             self._failed(topic, request, error)
+        else:
+            self._note_taken(done.result())
 
     def _failed(self, topic: str, request: Request, error: BaseException) -> None:
         if self._closed:

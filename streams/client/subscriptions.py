@@ -2,7 +2,7 @@
 group.
 
 Each iterator begins at its first `anext`, at the end of its topic or at `since`, and continues until it is closed.
-Unreadable records are skipped and logged.
+Unreadable records are skipped and logged. When the client is closed, iterators raise `ClientClosed`.
 """
 
 from __future__ import annotations
@@ -33,21 +33,20 @@ async def subscribe(
     read: Read[M],
     wanted: Callable[[M], bool],
     since: Since | None,
-    key: bytes | None = None,
+    require_open: Callable[[], None],
 ) -> AsyncGenerator[M]:
-    """The wanted messages of a topic. `key`: only records with this key. Raises `ClientError`, at its beginning
-    only.
-    """
+    """The wanted messages of a topic. Raises `ClientError` at its beginning only, and what `require_open` raises at any time."""
+    require_open()
     begin_ms = None if since is None else since_ms(since, round(time.time() * 1000))
     feed = Feed(settings, topic, since_ms=begin_ms)
     async with kafka_errors(settings):
         await feed.open()
     try:
         while True:
-            for record in await feed.poll():
+            records = await feed.poll()
+            require_open()
+            for record in records:
                 if record.value is None or (begin_ms is not None and record.timestamp < begin_ms):
-                    continue
-                if key is not None and record.key != key:
                     continue
                 try:
                     message = read(record.value, record.headers)
@@ -76,6 +75,9 @@ class Subscriptions:
 
     settings: Settings
 
+    def _require_open(self) -> None:
+        raise NotImplementedError
+
     def results(
         self, *, agent: str | None = None, status: ResultStatus | None = None, since: Since | None = None
     ) -> AsyncGenerator[TaskResult[Any]]:
@@ -85,7 +87,7 @@ class Subscriptions:
         def wanted(result: TaskResult[Any]) -> bool:
             return agent in (None, result.agent_id) and status in (None, result.status)
 
-        return subscribe(self.settings, "results", read_result, wanted, since)
+        return subscribe(self.settings, "results", read_result, wanted, since, self._require_open)
 
     def events(self, *types: str, since: Since | None = None) -> AsyncGenerator[Event]:
         """Lifecycle events whose type begins with one of `types`: `client.events("task:", "circuit:open")`."""
@@ -98,6 +100,7 @@ class Subscriptions:
             lambda value, headers: decode(Event, value, headers),
             lambda event: not types or event.type.startswith(types),
             since,
+            self._require_open,
         )
 
     def anomalies(
@@ -111,7 +114,12 @@ class Subscriptions:
             return agent in (None, anomaly.agent_id) and _SEVERITIES.index(anomaly.severity) >= least
 
         return subscribe(
-            self.settings, "anomalies", lambda value, headers: decode(Anomaly, value, headers), wanted, since
+            self.settings,
+            "anomalies",
+            lambda value, headers: decode(Anomaly, value, headers),
+            wanted,
+            since,
+            self._require_open,
         )
 
     def aggregates(
@@ -124,5 +132,10 @@ class Subscriptions:
             return agent in (None, window.agent_id) and interval in (None, window.interval)
 
         return subscribe(
-            self.settings, "aggregates", lambda value, headers: decode(Aggregate, value, headers), wanted, since
+            self.settings,
+            "aggregates",
+            lambda value, headers: decode(Aggregate, value, headers),
+            wanted,
+            since,
+            self._require_open,
         )

@@ -83,14 +83,14 @@ class ResultReader(Generic[R]):
                 self._task = asyncio.create_task(self._follow(), name="parallax-client-results")
 
     async def close(self, error: ClientError) -> None:
-        """Stop reading; waiting calls raise `error`."""
+        """Stop reading. Waiting calls raise `error`, and so do later ones on handles that are left."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
         await self._feed.close()
         for waiting in self.waiting():
-            waiting.fail(error)
+            waiting.fail(error, final=True)
 
     def wait_for(self, name: str) -> Waiting[R]:
         """The `Waiting` of this id. Calls for one id share it, unless it has failed for good."""

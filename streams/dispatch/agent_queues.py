@@ -58,7 +58,9 @@ class AgentQueues:
         caller = self.callers.get(agent.id)
         if caller is None:
             self._tidy()
-            caller = self.callers[agent.id] = self._factory.make(agent, events, self._stored(agent.id))
+            stored = self._stored(agent.id)
+            caller = self.callers[agent.id] = self._factory.make(agent, events, stored)
+            caller.changed = stored is not None  # it may be this worker's own, and not committed yet
         elif caller.agent is not agent:
             self._factory.update(caller, agent)
         return caller

@@ -45,9 +45,10 @@ class LookUp:
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """Hand the task to the plan coordinator: it names a local template."""
+    """Hand the task to the plan coordinator: it names a local template. `refused`: why the template will not run."""
 
     template: Template
+    refused: AgentError | None = None
 
 
 @dataclass(frozen=True, slots=True)

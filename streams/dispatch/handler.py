@@ -65,6 +65,10 @@ class DispatchHandler:
         """State that changed, for the state topic and the next owner."""
         return self._state.changes(self.callers.values())
 
+    def outlasting(self) -> list[bytes]:
+        """The circuits and limits of its agents, as values of the state topic: calls were made, whatever was committed."""
+        return self._state.guards(self.callers.values())
+
     def unblock(self, source: str, offsets: Sequence[int]) -> None:
         """Relocate these records, which hold back the commit, to the end of `parked`: their tasks continue from
         there.

@@ -11,6 +11,7 @@ import asyncio
 from base64 import b64decode, b64encode
 from binascii import Error as NotBase64
 from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 import orjson
 import structlog
@@ -35,6 +36,14 @@ too long.
 """
 
 
+class _KeptGuard(NamedTuple):
+    """`taken_at`: when it was written, on this process's monotonic clock, seconds; `value`: its row."""
+
+    guard: AgentGuard
+    taken_at: float
+    value: bytes
+
+
 class PartitionState:
     """`seen`: digests of answered ids. `answers`: the result cache. Breakers and limiters live in the callers."""
 
@@ -47,8 +56,10 @@ class PartitionState:
         values: Iterable[bytes] = (),
         cleared: Callable[[str], int] = lambda _: 0,
     ) -> None:
-        """`values`: the newest value of each key of the state topic's partition `number`. `cleared`: returns when an
-        agent's cached answers were last cleared, epoch ms.
+        """`values`: the newest value of each key of the state topic's partition `number`; then what this worker knew of agents
+        when it lost the partition, see `guards`.
+
+        `cleared`: returns when an agent's cached answers were last cleared, epoch ms.
         """
         self.seen = DedupWindow(settings.dispatch.idempotency_window, settings.dispatch.idempotency_ids)
         self.answers = AnswerCache(settings.cache)
@@ -56,14 +67,14 @@ class PartitionState:
         self._app = settings.app_id
         self._wall_ms = wall_ms
         self._loop = asyncio.get_running_loop()
-        self._guards: dict[str, tuple[AgentGuard, float]] = {}
+        self._guards: dict[str, _KeptGuard] = {}
         self._restore(values, cleared)
 
     def guard(self, agent_id: str) -> GuardSnapshot | None:
         """The state of this agent's breaker and limiter from an earlier owner; returned once."""
         if agent_id not in self._guards:
             return None
-        found, taken_at = self._guards.pop(agent_id)
+        found, taken_at, _ = self._guards.pop(agent_id)
         ejection = None if found.health is None else found.health.wire()
         return GuardSnapshot(found.breaker.wire(), found.limiter.wire(), taken_at, found.concurrency, ejection)
 
@@ -77,16 +88,7 @@ class PartitionState:
         for caller in callers:
             if caller.changed:
                 caller.changed = False
-                guard: dict[str, object] = {
-                    "agentId": caller.agent.id,
-                    "breaker": caller.queue.breaker.snapshot(now),
-                    "limiter": caller.queue.limiter.snapshot(now),
-                }
-                if (ejection := caller.stats.ejection.snapshot(now)) is not None:
-                    guard["health"] = ejection
-                if caller.queue.adaptive is not None:
-                    guard["concurrency"] = caller.queue.adaptive.exact
-                outputs.append(self._output(f"agent/{caller.agent.id}", "guard", guard, now_ms))
+                outputs.append(self._guard(caller, now, now_ms))
         for slot, answer in self.answers.news().items():
             if answer is None:
                 outputs.append(Output("state", self._key(f"answer/{slot}"), None, partition=self._number))
@@ -102,6 +104,24 @@ class PartitionState:
             }
             outputs.append(self._output(f"answer/{answer.slot}", "answer", content, now_ms))
         return outputs
+
+    def guards(self, callers: Iterable[Caller[TaskRun]]) -> list[bytes]:
+        """What is known of all agents by now, committed or not, as values of the state topic."""
+        now, now_ms = self._loop.time(), self._wall_ms()
+        rows = [self._guard(caller, now, now_ms).value or b"" for caller in callers]
+        return [*(kept.value for kept in self._guards.values()), *rows]
+
+    def _guard(self, caller: Caller[TaskRun], now: float, now_ms: int) -> Output:
+        guard: dict[str, object] = {
+            "agentId": caller.agent.id,
+            "breaker": caller.queue.breaker.snapshot(now),
+            "limiter": caller.queue.limiter.snapshot(now),
+        }
+        if (ejection := caller.stats.ejection.snapshot(now)) is not None:
+            guard["health"] = ejection
+        if caller.queue.adaptive is not None:
+            guard["concurrency"] = caller.queue.adaptive.exact
+        return self._output(f"agent/{caller.agent.id}", "guard", guard, now_ms)
 
     def _output(self, key: str, kind: str, content: Mapping[str, object], now_ms: int) -> Output:
         value = pack({"app": self._app, "at": format_time(now_ms), kind: content})
@@ -126,7 +146,7 @@ class PartitionState:
                 continue
             if state.guard is not None:
                 age_s = max(0, now_ms - state.at - CLOCKS_AGREE_MS) / 1000
-                self._guards[state.guard.agent_id] = state.guard, now - age_s
+                self._guards[state.guard.agent_id] = _KeptGuard(state.guard, now - age_s, value)
             if state.answer is not None and state.at > cleared(state.answer.agent_id):
                 kept = state.answer
                 expires = now + (kept.expires - now_ms) / 1000

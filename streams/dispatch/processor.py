@@ -167,8 +167,8 @@ class DispatchProcessor:
                 self.waiting.for_agent(run)
             case LookUp():
                 self.waiting.for_look_up(run)
-            case RunPlan(template):
-                self._finish(run, self._report.handed_over(run, template), moved=True)
+            case RunPlan():
+                self._finish(run, self._report.handed_over(run, decision), moved=True)
             case Fail(error):
                 self._fail(run, error)
             case Duplicate():

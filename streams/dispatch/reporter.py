@@ -16,11 +16,10 @@ from schemas.codec import Rejected, dumps
 from schemas.messages import EventType
 from schemas.times import format_time
 from streams.dispatch.context import DispatchContext
-from streams.dispatch.decisions import Forward, Schedule
+from streams.dispatch.decisions import Forward, RunPlan, Schedule
 from streams.dispatch.task_run import TaskRun
 from streams.rules.dispatch.judging import Judged
 from streams.rules.plans.task_plans import ends_at, plan_for
-from streams.rules.plans.templates import Template
 from streams.rules.records import LARGE_BYTES, Carried, Output
 from streams.rules.source_record import SourceRecord
 from streams.rules.task_records import Success, Timing
@@ -160,12 +159,14 @@ class TaskReporter:
         reason = f"the answer of {judged.answer.size} bytes is larger than a record to its judge may be"
         return [self._or_failed(run, output, reason, run.agent_id, now_ms)]
 
-    def handed_over(self, run: TaskRun, template: Template) -> list[Output]:
-        """The plan coordinator runs this task's template and answers the task."""
+    def handed_over(self, run: TaskRun, decision: RunPlan) -> list[Output]:
+        """The plan coordinator runs this task's template and answers it; or answers only, if that is not to run."""
         self._context.metrics.handed_over.inc()
         self._note(run, "handed-over")
         now_ms = self._context.wall_ms()
-        plan = plan_for(run.task, run.echo, run.origin_ms, now_ms, ends_at(run.task, template, now_ms, run.deadline_ms))
+        ends_ms = ends_at(run.task, decision.template, now_ms, run.deadline_ms)
+        refused = None if decision.refused is None else decision.refused.as_task_error(None)
+        plan = plan_for(run.task, run.echo, run.origin_ms, now_ms, ends_ms, refused)
         output = self._context.recorder.message("plans", plan["id"], dumps(plan), now_ms)
         trace = trace_of(run.record.headers)
         output.headers += [] if trace is None else trace.headers()

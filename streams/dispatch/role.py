@@ -103,6 +103,7 @@ class DispatchRole(EngineRole[DispatchHandler]):
             commit_interval_max_ms=settings.dispatch.commit_interval_max,
             event=recorder.event,
             before_open=self.agents.catch_up,  # after an outage the known registrations may be old
+            outlasting=DispatchHandler.outlasting,
         )
         self._monitor = AgentMonitor(
             parts=self._context, agent_statuses=self.agent_statuses, transport=self._transports, engine=self.engine

@@ -37,9 +37,8 @@ class Router:
             return self._to_judge(run, run.judged.judge, looked_up)
         template = template_for(run.task, self._context.templates)
         if template is not None:
-            # Also if it is cancelled: whether the id is a new one is decided in the partition of its plan. Not so before
-            # `notBefore`, or if it was cancelled while it waited: its plan would begin.
-            return self._without_plan(run) or RunPlan(template)
+            # Also if it is not to run: whether the id is a new one is decided in the partition of its plan alone.
+            return RunPlan(template, self._unrunnable(run))
         return self._by_capability(run, looked_up) if run.any_agent else self._by_name(run, looked_up)
 
     def failover(self, run: TaskRun) -> Call | Forward | Duplicate | None:
@@ -92,20 +91,10 @@ class Router:
             return Call(agent)
         return Fail(NoAgent("it is not registered")) if looked_up else LookUp()
 
-    def _without_plan(self, run: TaskRun) -> Decision | None:
-        """The end of a pattern task that will not run and whose time has not come, or had not when it was cancelled.
-        None: it runs.
-
-        Its id is claimed in the partition of the id, as for a task that names no agent.
-        """
+    def _unrunnable(self, run: TaskRun) -> AgentError | None:
+        """Why a pattern is not to run whose time has not come, or had not when it was cancelled: its plan would begin."""
         is_early = run.not_before_ms is not None and run.not_before_ms > self._context.wall_ms()
-        error = self._unwanted(run) if is_early or run.cancel_reason is not None else None
-        if error is None:
-            return None
-        forward = self._away(run, run.task_id, None)
-        if forward is not None:
-            return forward
-        return Fail(error) if self._tasks.claim(run, "", outlives=True) else Duplicate()
+        return self._unwanted(run) if is_early or run.cancel_reason is not None else None
 
     def _by_name(self, run: TaskRun, looked_up: bool) -> Decision:
         task = run.task

@@ -75,9 +75,14 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
         make_reader: Callable[[dict[str, Any], str], PartitionReader] | None = None,
         wall_ms: Callable[[], int] = wall_ms,
         event: Recorded | None = None,
+        outlasting: Callable[[H], list[bytes]] = lambda _: [],
     ) -> None:
-        """`before_open` is awaited once a partition is ours, before its handler starts. `event`: makes an event's
-        record. `connect`, `make_reader(options, topic)`: connections to the broker, replaced where it is simulated.
+        """`before_open` is awaited once a partition is ours, before its handler starts. `event`: makes an event's record.
+
+        `outlasting(handler)`: values as of the state topic of what a handler did that no failed commit undoes (it called agents):
+        the next handler gets them after what was committed, if this worker opens the partition again by itself.
+
+        `connect`, `make_reader(options, topic)`: connections to the broker, replaced where it is simulated.
         """
         self.config = config
         self.processors: dict[int, PartitionProcessor] = {}
@@ -106,6 +111,9 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
         self._releasing = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
         self._stopping = self._renewing = False
+        self._outlasting = outlasting
+        self._uncommitted: dict[int, list[bytes]] = {}
+        """By partition number: what outlasts its last handler, if that lost its place."""
         self._growth = GrowthWatch(list(self._names), config.assignor)
         kept = inherited = None
         if config.state is not None:
@@ -273,6 +281,7 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
     async def _release_all(self, timeout_s: float) -> None:
         self._owned = set()
         self._known.clear()
+        self._uncommitted.clear()
         for task in self._starting.values():
             task.cancel()
         if self._starting:
@@ -299,13 +308,20 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
         revoked.
         """
         try:
-            processor, heads = await self._opener.open(number, pause_s, lambda: self._known.get(number, {}))
+            processor, heads = await self._opener.open(
+                number, pause_s, lambda: self._known.get(number, {}), lambda: self._uncommitted.get(number, [])
+            )
         except Exception as error:
             self._fail(error)
             return
         self._starting.pop(number, None)
         self._started.append(_Start(processor, heads))
         self._room.set()
+
+    def _keep_uncommitted(self, processor: PartitionProcessor) -> None:
+        """What outlasts a handler that has ended. Only until the group rebalances: another owner would know more."""
+        if processor.handler is not None:
+            self._uncommitted[processor.number] = self._outlasting(cast("H", processor.handler))
 
     def _restart(self, processor: PartitionProcessor, error: CommitFailed) -> None:
         """A partition was fenced or lost its position: open it again from what is committed, unless it is no longer
@@ -326,12 +342,15 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
         self._on_assigned()  # a topic that changed may have caused it
         if self.processors.get(processor.number) is processor:
             del self.processors[processor.number]
-        self._spawn(self._reopen(processor, losses))
+        self._spawn(self._reopen(processor, losses, self._owned))
 
-    async def _reopen(self, processor: PartitionProcessor, losses: int) -> None:
+    async def _reopen(self, processor: PartitionProcessor, losses: int, owned: set[int]) -> None:
+        """`owned`: the numbers of the assignment in which it was lost."""
         if processor.number not in self.processors:  # else a newer partition of this number runs already
             self._pause(processor)
         await processor.close()
+        if processor.lost and owned is self._owned and processor.number in owned:
+            self._keep_uncommitted(processor)
         await asyncio.sleep(self._losses.pause_s(losses, session_timeout_s=self.config.session_timeout_s))
         taken = {*self._starting, *self.processors, *(start.processor.number for start in self._started)}
         if processor.number in self._owned and processor.number not in taken and not self._stopping:
@@ -390,7 +409,7 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
             except IllegalStateError:
                 # A rebalance began (then it is no longer ours), or one of its topics is assigned elsewhere.
                 log.info("partition is not assigned whole; trying again", partition=processor.number)
-                self._spawn(self._reopen(processor, 1))
+                self._spawn(self._reopen(processor, 1, self._owned))
                 continue
             processor.ready = True
             self.processors[processor.number] = processor

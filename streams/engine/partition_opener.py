@@ -72,7 +72,11 @@ class PartitionOpener:
         self._expired = expired
 
     async def open(
-        self, number: int, pause_s: float, known: Callable[[], Mapping[str, KeptOffset]]
+        self,
+        number: int,
+        pause_s: float,
+        known: Callable[[], Mapping[str, KeptOffset]],
+        uncommitted: Callable[[], list[bytes]],
     ) -> tuple[PartitionProcessor, Heads]:
         """Open the partition after `pause_s` seconds. `known`: what this worker knew of the logs when it lost the
         partition.
@@ -86,7 +90,7 @@ class PartitionOpener:
             await self._current()
             processor = self._new_processor(number)
             try:
-                return processor, await self._opened(processor, known())
+                return processor, await self._opened(processor, known(), uncommitted)
             except (KafkaError, TimeoutError) as error:
                 tries.failed(transient=is_transient(error), unauthorized=bool(unauthorized(error)))
                 tell = log.warning if tries.is_news else log.debug
@@ -109,7 +113,12 @@ class PartitionOpener:
                     raise
         raise RuntimeError(f"partition {number} could not be opened in {tries.tries} tries: {describe_error(last)}")
 
-    async def _opened(self, processor: PartitionProcessor, known: Mapping[str, KeptOffset]) -> Heads:
+    async def _opened(
+        self,
+        processor: PartitionProcessor,
+        known: Mapping[str, KeptOffset],
+        uncommitted: Callable[[], list[bytes]],
+    ) -> Heads:
         await processor.committer.start()
         with processor.committer.opening():
             heads, state = await group.find_start_offsets(
@@ -117,7 +126,7 @@ class PartitionOpener:
             )
         if self._before_open is not None:
             await self._before_open()
-        processor.open(heads, self._make_handler(processor, state))
+        processor.open(heads, self._make_handler(processor, [*state, *uncommitted()]))
         return {source: processor.ledgers[source].head for source in heads}
 
     async def _current(self) -> None:

@@ -84,6 +84,8 @@ class PartitionProcessor:
         self.handler: Handler | None = None
         self.ready = False
         self.closed = False
+        self.lost = False
+        """Whether it lost its place: what it did last may not be committed."""
         self.committer = committer
         self._on_room = on_room
         self._on_lost = on_lost
@@ -293,7 +295,7 @@ class PartitionProcessor:
 
     def _lose(self, error: CommitFailed) -> None:
         if not self.closed:
-            self.closed = True
+            self.closed = self.lost = True
             self._on_lost(self, error)
 
     async def _commit(self) -> None:

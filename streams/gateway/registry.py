@@ -10,7 +10,6 @@ not written; a changed status is, at most four times a second. It calls no agent
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from hmac import compare_digest
@@ -145,7 +144,7 @@ class GatewayRegistry:
         claim = self._claims.get(agent_id)
         if claim is None or claim.arrival.key != key:
             return
-        claim.status, claim.why, claim.dirty, claim.away_at = "away", why, True, time.monotonic()
+        claim.status, claim.why, claim.dirty, claim.away_at = "away", why, True, asyncio.get_running_loop().time()
         log.info("an agent that dialled in has disconnected", agent_id=agent_id, reason=why)
 
     # Called for records of the topic
@@ -188,7 +187,7 @@ class GatewayRegistry:
 
     async def flush(self) -> None:
         """Write all changes that are due, once."""
-        now = time.monotonic()
+        now = asyncio.get_running_loop().time()
         due = [(agent_id, claim) for agent_id, claim in self._claims.items() if claim.dirty or self._over(claim, now)]
         for start in range(0, len(due), BATCH):
             await asyncio.gather(*(self._settle(*pair, now) for pair in due[start : start + BATCH]))

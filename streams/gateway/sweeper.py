@@ -9,7 +9,6 @@ holds the agent after all, it writes its own record again (`registry.py`), which
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -73,14 +72,15 @@ class GatewaySweeper:
         if where is None or (where.status != "away" and await self._there(agent.id, where)):
             self._suspects.pop(agent.id, None)
             return
+        now = asyncio.get_running_loop().time()
         suspect = self._suspects.get(agent.id)
         if suspect is None or (suspect.where.node, suspect.where.key) != (where.node, where.key):
             if len(self._suspects) < MAX_SUSPECTS:
-                self._suspects[agent.id] = _Suspect(where, time.monotonic())
+                self._suspects[agent.id] = _Suspect(where, now)
             return
         try:
             # Two graces for an agent that is `away`: the worker that said so has the first word.
-            if time.monotonic() - suspect.since >= self._grace_s * (2 if suspect.where.status == "away" else 1):
+            if now - suspect.since >= self._grace_s * (2 if suspect.where.status == "away" else 1):
                 await self._write(agent.id, None, "gone")
                 self._suspects.pop(agent.id, None)
             elif where.status != "away":

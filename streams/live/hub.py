@@ -215,12 +215,17 @@ class Hub:
         """Whether the topic is read now."""
         return self._reader is not None
 
+    @property
+    def watchers(self) -> int:
+        """How many streams are open."""
+        return len(self._watchers)
+
     def join(self, watch_request: WatchRequest) -> Watcher:
         """Add a watcher. Raises `Full`."""
         if self.closed.is_set():
             raise Full("this worker is stopping")
-        if len(self._watchers) >= MAX_WATCHERS:
-            raise Full(f"too many streams are open: this worker accepts at most {len(self._watchers)}")
+        if self.watchers >= MAX_WATCHERS:
+            raise Full(f"too many streams are open: this worker accepts at most {MAX_WATCHERS}")
         watcher = Watcher(watch_request, self._wall_ms())
         self._watchers.append(watcher)
         if self._ending is not None:
@@ -279,6 +284,6 @@ class Hub:
         now_ms = self._wall_ms()
         if self._metrics[0] != now_ms // 1000:
             rates = Rates() if self._scene is None else self._scene.rates
-            row: dict[str, Any] = {"time": format_time(now_ms), **rates.row(now_ms), "watchers": len(self._watchers)}
+            row: dict[str, Any] = {"time": format_time(now_ms), **rates.row(now_ms), "watchers": self.watchers}
             self._metrics = now_ms // 1000, orjson.dumps(row)
         return self._metrics[1]

@@ -214,6 +214,8 @@ class PlanHandler:
         if known is not None or self._store.seen.has(digest("plan", plan_id), now_ms):
             return self._tell.duplicate(record, plan_id, origin, now_ms)
         try:
+            if origin is not None and origin.refused is not None:
+                raise Refused(origin.refused.code, origin.refused.message)
             return self._begin(opened(data, origin, record, self._parts, now_ms), record, now_ms)
         except Refused as why:
             return self._refuse(plan_id, data, origin, why, now_ms, record)

@@ -19,6 +19,7 @@ from streams.broker.embedded import EmbeddedBroker
 from streams.broker.topics_admin import ensure
 from tests.support.pipeline import pipeline_on, stop
 from tests.support.rig import start_worker
+from tests.support.wait import until
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(150)]
 
@@ -65,9 +66,11 @@ async def test_every_protocol_from_the_file_to_the_result(
             assert {len(agent.calls) for agent in agents.values()} == {10}
             del agents["mcp"]
             file.write_text(agents_file(agents))
-            async with asyncio.timeout(30):
-                while "mcp" in str(await pipeline.get("/api/v1/agents")):  # noqa: ASYNC110 - it happens in the worker
-                    await asyncio.sleep(0.1)
+
+            async def removed() -> bool:
+                return "mcp" not in str(await pipeline.get("/api/v1/agents"))
+
+            await until(removed)
             await pipeline.send("tasks", [(None, {"id": "late", "type": "agent", "target": "mcp", "payload": {}})])
             late = (await pipeline.results(["late"]))["late"]
             assert late["error"]["code"] == "no_agent"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
+from typing import Any
 
 import pytest
 
 from streams.broker.embedded import EmbeddedBroker
 from tests.support.pipeline import pipeline_on, stop
 from tests.support.points import read_all
+from tests.support.wait import until
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(150)]
 
@@ -29,9 +30,12 @@ async def test_bad_registrations_are_reported(embedded: EmbeddedBroker, prefix: 
             )
             wanted = {b"bad": "breaker.failureThreshold", b"other": "id: is 'one'", b"m": "metadata.model"}
             topic = f"dlq.{prefix}agents"
-            async with asyncio.timeout(60):
-                while len(found := await read_all(embedded.bootstrap_servers, topic)) < len(wanted):  # noqa: ASYNC110 - it happens in the worker
-                    await asyncio.sleep(0.2)
+
+            async def rejected() -> list[Any]:
+                found = await read_all(embedded.bootstrap_servers, topic)
+                return found if len(found) >= len(wanted) else []
+
+            found = await until(rejected, 60)
             reasons = {record.key: dict(record.headers)["__dlq.errors.message"].decode() for record in found}
             assert len(found) == len(wanted)
             for key, reason in wanted.items():

@@ -150,11 +150,22 @@ async def test_topics_are_created_once_and_listed(cli: Cli) -> None:
     assert f"{cli.settings.topic_prefix}tasks" in after.out
 
 
-async def test_a_command_before_the_topics_exist_says_what_to_do(cli: Cli) -> None:
+@pytest.mark.parametrize(
+    ("command", "topic"),
+    [
+        ("tail results --from-beginning --max 1", "results"),
+        ("tasks ls", "results"),
+        ("tasks ls --status waiting", "tasks"),
+        ("explain t1", "events"),
+        ("retry t1", "tasks"),
+        ("retry --failed", "results"),
+    ],
+)
+async def test_a_command_before_the_topics_exist_says_what_to_do(cli: Cli, command: str, topic: str) -> None:
     """One line naming the topic and the remedy, exit 1, and no topic is created by asking."""
-    ended = await cli("tail", "results", "--from-beginning", "--max", "1")
+    ended = await cli(*command.split())
     assert ended.code == 1
-    assert "results does not exist" in ended.err
+    assert f"{topic} does not exist" in ended.err
     assert "parallax topics apply" in ended.err
     assert ended.out == ""
     assert len(ended.err.strip().splitlines()) == 1

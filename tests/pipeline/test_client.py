@@ -8,7 +8,7 @@ import logging
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,6 +20,7 @@ from schemas.topics import LARGE_RECORD_BYTES
 from streams import (
     AgentServerError,
     Client,
+    ClientClosed,
     ClientError,
     InvalidTask,
     InvalidValue,
@@ -41,6 +42,7 @@ from streams.broker.processes import free_port
 from streams.broker.topics_admin import apply
 from streams.client.connection import workers_present
 from streams.client.feed import Feed
+from streams.client.history import FIRST_LOOK_S
 from streams.settings import Settings
 from streams.sync import Client as BlockingClient
 from streams.testing import FakeAgent, Pipeline, answer, hang, status
@@ -224,9 +226,10 @@ async def test_retry_and_feedback(p: Pipeline) -> None:
 
 async def test_agents_are_added_listed_and_removed(p: Pipeline) -> None:
     agents = p.client.agents
-    added = await agents.add("x", "http://127.0.0.1:9", capabilities=["y"], limits={"maxConcurrency": 3})
+    added = await agents.add("x", "http://127.0.0.1:9", capabilities="yes", limits={"maxConcurrency": 3})
     assert added.limits is not None
     assert added.limits.max_concurrency == 3
+    assert added.capabilities == ["yes"]  # one name, not its letters
     names = [agent.id for agent in await agents.list()]
     assert names == sorted(names)
     assert {"echo", "x"} <= set(names)
@@ -244,13 +247,12 @@ async def test_statistics_are_asked_of_a_worker() -> None:
         Client(p.bootstrap_servers, web=p.web) as client,
     ):
         await client.run("echo", {"n": 1})
-        async with asyncio.timeout(60):
-            while True:
-                try:
-                    found = await client.stats("echo", last="15m")
-                    break
-                except NotFound:
-                    await asyncio.sleep(0.2)
+
+        async def stats() -> Any:
+            with suppress(NotFound):
+                return await client.stats("echo", last="15m")
+
+        found = await until(stats, 60)
         assert found["totalExecutions"] == 1
         with pytest.raises(NotFound):
             await client.stats("nobody")
@@ -328,6 +330,10 @@ async def test_the_blocking_twin(p: Pipeline) -> None:
             assert handle.result(wait=30).value == {"n": 2}
             values = [one.value["n"] for one in client.map("echo", [{"n": n} for n in range(20)], ordered=True)]
             assert values == list(range(20))
+            chained = client.map(
+                "echo", ({"n": one.value["n"] + 1} for one in client.map("echo", [{"n": 1}, {"n": 2}]))
+            )
+            assert sorted(one.value["n"] for one in chained) == [2, 3]
             assert client.plan(parallel([step("echo", {"n": 1})]), wait=60).status == "success"
             assert "echo" in [agent.id for agent in client.agents.list()]
             for result in client.results(since="1h"):
@@ -396,19 +402,52 @@ async def test_a_client_belongs_to_the_loop_it_was_started_on(p: Pipeline) -> No
     assert (await p.client.run("echo", {"n": 1})).ok
 
 
+async def test_a_closed_client_keeps_nobody_waiting(p: Pipeline) -> None:
+    """Neither handles that are left, nor subscriptions; nothing of it runs on, and it is not started again."""
+    before = asyncio.all_tasks()
+    async with Client(p.bootstrap_servers) as client:
+        given = await client.submit("echo", {"n": 1}, id="closed-1", not_before=time.time() + 3600)
+        other = await client.submit("echo", {"n": 2}, not_before=time.time() + 3600)
+        events = client.events("task:", since="1h")
+        await anext(events)
+    for handle in (given, other):
+        with pytest.raises(ClientClosed):
+            await asyncio.wait_for(handle.result(), 10)
+    with pytest.raises(ClientClosed):
+        async for _ in events:
+            pass
+    with pytest.raises(ClientClosed, match="make another one"):
+        await client.start()
+    await asyncio.sleep(FIRST_LOOK_S + 0.2)  # then the first search for an earlier result would begin
+    assert not [one for one in asyncio.all_tasks() - before if one.get_name() == "parallax-client-history"]
+    await p.client.cancel(given.id)
+    await p.client.cancel(other.id)
+
+
 async def test_the_blocking_twin_works_in_a_forked_process(p: Pipeline) -> None:
     """The thread of its event loop is left behind in the parent."""
     code = f"""
 import os, signal
-from streams.sync import Client
+from streams.sync import Client, ClientError
 with Client({p.bootstrap_servers!r}) as client:
     assert client.run("echo", {{"n": 1}}).value == {{"n": 1}}
+client = Client({p.bootstrap_servers!r})
+client.start()
 child = os.fork()
 if child == 0:
     signal.alarm(30)
+    try:
+        client.run("echo", {{"n": 1}})
+    except ClientError as error:
+        assert "forked" in str(error)
+    else:
+        os._exit(1)
+    client.close()
     with Client({p.bootstrap_servers!r}) as client:
         os._exit(0 if client.run("echo", {{"n": 2}}).value == {{"n": 2}} else 1)
 assert os.waitpid(child, 0)[1] == 0
+assert client.run("echo", {{"n": 3}}).value == {{"n": 3}}
+client.close()
 """
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
     assert await process.wait() == 0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -64,14 +62,14 @@ async def test_three_hundred_tasks_and_the_pages(pipeline: Pipeline) -> None:
             _, metrics = await pipeline.get("/metrics")
             assert 'parallax_tasks_total{status="success"} 300.0' in metrics
             assert "parallax_task_duration_seconds_bucket" in metrics
-            deadline = time.monotonic() + 20
-            while True:
-                _, rows = await pipeline.get("/api/v1/partitions")
+            rows: list[dict[str, Any]] = []
+
+            async def all_done() -> bool:
+                _, rows[:] = await pipeline.get("/api/v1/partitions")
                 taken = sum(row["committable"] for row in rows if row["topic"] == f"{pipeline.prefix}tasks")
-                if taken == 300 and not any(row["inFlight"] for row in rows):
-                    break
-                assert time.monotonic() < deadline, rows
-                await asyncio.sleep(0.1)
+                return taken == 300 and not any(row["inFlight"] for row in rows)
+
+            await until(all_done, 20, lambda: rows)
             assert len(rows) == 12
             assert all(row["blocking"] is None for row in rows)
         finally:
@@ -129,16 +127,16 @@ async def test_agents_come_move_and_go_while_it_runs(pipeline: Pipeline) -> None
             results = await pipeline.results(["t1", "t2"])
             assert {results[name]["agentId"] for name in ("t1", "t2")} == {"newcomer"}
             assert {call.key for call in first.calls} == {"t1", "t2"}
-            assert await listed(pipeline, first.endpoint)
+            await listed(pipeline, first.endpoint)
 
             await pipeline.register({"id": "newcomer", "endpoint": second.endpoint})
-            assert await listed(pipeline, second.endpoint)
+            await listed(pipeline, second.endpoint)
             await pipeline.tasks([3], ["newcomer"], **fresh)
             await pipeline.results(["t3"])
             assert {call.key for call in second.calls} == {"t3"}
 
             await pipeline.send("agents", [("newcomer", None)])
-            assert await listed(pipeline, None)
+            await listed(pipeline)
             await pipeline.tasks([4], ["newcomer"], **fresh)
             results = await pipeline.results(["t4"])
             assert results["t4"]["error"]["code"] == "no_agent"
@@ -151,15 +149,14 @@ def capability_task(name: str) -> dict[str, Any]:
     return {"id": name, "type": "agent", "capabilities": ["look"], "payload": {}}
 
 
-async def listed(pipeline: Pipeline, endpoint: str | None) -> bool:
-    """Wait until the worker's page shows `newcomer` at this endpoint, or nobody."""
-    wanted = [] if endpoint is None else [endpoint]
-    for _ in range(200):
+async def listed(pipeline: Pipeline, *endpoints: str) -> None:
+    """Wait until the worker's page shows one agent at each of these, and no other."""
+
+    async def shown() -> bool:
         _, agents = await pipeline.get("/api/v1/agents")
-        if [agent["endpoint"] for agent in agents] == wanted:
-            return True
-        await asyncio.sleep(0.05)
-    return False
+        return [agent["endpoint"] for agent in agents] == list(endpoints)
+
+    await until(shown)
 
 
 async def test_invalid_registrations_and_controls_become_dead_letters(pipeline: Pipeline) -> None:
@@ -182,10 +179,7 @@ async def test_invalid_registrations_and_controls_become_dead_letters(pipeline: 
             async def reported() -> bool:
                 return sum(event["type"] == "task:dead-lettered" for event in await pipeline.read("events")) >= len(bad)
 
-            deadline = time.monotonic() + 30
-            while not await reported():
-                assert time.monotonic() < deadline
-                await asyncio.sleep(0.2)
+            await until(reported)
         finally:
             await stop(worker)
     letters = {}

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -19,16 +18,9 @@ from streams.broker.kafka import reach, supports_transactions
 from streams.broker.topics_admin import TopicsError, TopicsMissing
 from tests.conftest import SettingsFor
 from tests.support.rig import alive
+from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.embedded
-
-
-def wait_until_gone(pid: int, timeout_s: float = 10) -> bool:
-    """Whether it went in time."""
-    deadline = time.monotonic() + timeout_s
-    while alive(pid) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return not alive(pid)
 
 
 async def test_it_starts_answers_and_leaves_no_process(settings_for: SettingsFor) -> None:
@@ -94,10 +86,11 @@ def test_it_dies_with_a_parent_that_is_killed() -> None:
         pid = int(parent.stdout.readline())
         assert alive(pid)
         parent.kill()
-    gone = wait_until_gone(pid)
-    if not gone:
+    try:
+        wait_until(lambda: not alive(pid), 10)
+    except TimeoutError:
         os.kill(pid, signal.SIGKILL)
-    assert gone
+        raise
 
 
 async def test_a_missing_extra_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,12 +72,14 @@ async def partitions_of(pipeline: Pipeline, web: str) -> set[int]:
 
 async def settled(pipeline: Pipeline, *webs: str) -> list[set[int]]:
     """Wait until the workers own all partitions between them, each some."""
-    for _ in range(300):
-        found = [await partitions_of(pipeline, web) for web in webs]
-        if all(found) and sum(len(part) for part in found) == PARTITIONS:
-            return found
-        await asyncio.sleep(0.1)
-    raise AssertionError(found)
+    found: list[set[int]] = []
+
+    async def shared() -> bool:
+        found[:] = [await partitions_of(pipeline, web) for web in webs]
+        return all(found) and sum(len(part) for part in found) == PARTITIONS
+
+    await until(shared, 60, lambda: found)
+    return found
 
 
 def living_in(partitions: set[int], stem: str) -> str:
@@ -114,9 +116,11 @@ async def test_agent_is_called_through_the_worker_it_dialled_whoever_owns_its_pa
     assert len(calls_of(logs[there])) == 20
     assert {call["ended"] for name in logs for call in calls_of(logs[name])} == {"answered"}
     wanted = {("agent:registered", here), ("agent:healthy", here), ("agent:unhealthy", there)}
-    async with asyncio.timeout(30):  # the partition of `there` hears by its record that it is gone
-        while not wanted <= {(event["type"], event["data"].get("agentId")) for event in await pipeline.read("events")}:  # noqa: ASYNC110
-            await asyncio.sleep(0.2)
+
+    async def published() -> bool:
+        return wanted <= {(event["type"], event["data"].get("agentId")) for event in await pipeline.read("events")}
+
+    await until(published)  # the partition of `there` hears by its record that it is gone
     for process in (first, second):
         assert await asyncio.to_thread(process.stop) == 0
 

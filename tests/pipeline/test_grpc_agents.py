@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from streams.broker.embedded import EmbeddedBroker
 from streams.broker.topics_admin import apply
 from streams.settings import Settings
 from tests.support import stranger
-from tests.support.points import read_all
+from tests.support.pipeline import results_of
 from tests.support.rig import Process, start_worker
 from tests.support.wait import until
 
@@ -65,15 +64,8 @@ class Scene:
 
     async def results(self, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Wait until each task has a result."""
-        wanted, deadline = set(ids), time.monotonic() + 60
-        while True:
-            topic = self.settings.topic_prefix + "results"
-            records = [orjson.loads(record.value) for record in await read_all(self.settings.bootstrap_servers, topic)]
-            found = {result["taskId"]: result for result in records}
-            if wanted <= found.keys():
-                return found
-            assert time.monotonic() < deadline, f"no result: {sorted(wanted - found.keys())[:5]}"
-            await asyncio.sleep(0.2)
+        rows = await results_of(self.settings.bootstrap_servers, self.settings.topic_prefix, ids)
+        return {row["taskId"]: row for row in rows}
 
     async def renew(self, lease_id: str) -> bool:
         """One renewal, at the newest worker."""

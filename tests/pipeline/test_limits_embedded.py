@@ -22,10 +22,12 @@ from streams.broker.topics_admin import apply
 from streams.settings import Settings
 from tests.support import predicates
 from tests.support.breaker_log import breaker
+from tests.support.pipeline import results_of
 from tests.support.points import read_all
 from tests.support.predicates import Call, read_call
 from tests.support.rig import Process, start_worker
 from tests.support.strictness import no_secret, retry_share, strict
+from tests.support.wait import until
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(240)]
 WIDE = {"maxRequests": 1_000_000, "windowMs": 60_000, "maxConcurrency": 5}
@@ -76,15 +78,10 @@ class Run:
 
     async def results(self, ids: Iterable[str], timeout_s: float = 60.0) -> dict[str, dict[str, Any]]:
         """Wait until each has its result; there is one of each."""
-        wanted, deadline = set(ids), time.monotonic() + timeout_s
-        while True:
-            rows = [orjson.loads(record.value) for record in await read_all(self.bootstrap, self.prefix + "results")]
-            found = {row["taskId"]: row for row in rows}
-            if wanted <= found.keys():
-                assert len(found) == len(rows), "one result per task"
-                return found
-            assert time.monotonic() < deadline, f"no result: {sorted(wanted - found.keys())[:5]}"
-            await asyncio.sleep(0.3)
+        rows = await results_of(self.bootstrap, self.prefix, ids, timeout_s)
+        found = {row["taskId"]: row for row in rows}
+        assert len(found) == len(rows), "one result per task"
+        return found
 
     async def events(self, kind: str) -> list[dict[str, Any]]:
         """The data of all events of a type, and their times."""
@@ -94,6 +91,14 @@ class Run:
     async def agent_statuses(self) -> dict[str, Any]:
         """How the worker's balancer knows the agents to stand."""
         return {row["id"]: row.get("standing", {}) for row in orjson.loads(await self.get("/api/v1/agents"))}
+
+    async def is_well(self, agent_id: str) -> bool:
+        """Whether the worker takes the agent for healthy."""
+        return (await self.agent_statuses()).get(agent_id, {}).get("healthy") is True
+
+    async def is_unwell(self, agent_id: str) -> bool:
+        """Whether it knows that it is not."""
+        return (await self.agent_statuses()).get(agent_id, {}).get("healthy") is False
 
     async def get(self, path: str) -> bytes:
         """A page of the worker."""
@@ -255,10 +260,7 @@ async def test_tasks_for_any_agent_find_those_that_can(run: Run) -> None:
                 for name, agent in agents.items()
             ),
         )
-        deadline = time.monotonic() + 30
-        while (await run.agent_statuses()).get("ill", {}).get("healthy") is not False:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.3)
+        await until(lambda: run.is_unwell("ill"))
         quiet = len(ill.calls)
         metadata = {"timeout": 30_000, "retries": 2, "cache": False}
         anyone = [
@@ -275,10 +277,8 @@ async def test_tasks_for_any_agent_find_those_that_can(run: Run) -> None:
         assert agent_status["bad"]["circuit"] == "open"
         assert agent_status["ill"]["healthy"] is False
         ill.healthy = True
-        deadline = time.monotonic() + 30
-        while not (await run.events("agent:healthy") and (await run.agent_statuses())["ill"]["healthy"]):
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.3)
+        await until(lambda: run.events("agent:healthy"))
+        await until(lambda: run.is_well("ill"))
         await run.send("tasks", anyone[60:])
         results = await run.results(f"any-{n}" for n in range(120))
         assert {result["status"] for result in results.values()} == {"success"}
@@ -298,20 +298,18 @@ async def test_tasks_wait_for_an_agent_that_can(run: Run) -> None:
         only.healthy = False
         await run.start()
         await run.send("agents", [{"id": "only", "endpoint": only.endpoint, "limits": WIDE, "capabilities": ["sum"]}])
-        deadline = time.monotonic() + 30
-        while (await run.agent_statuses()).get("only", {}).get("healthy") is not False:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.3)
+        await until(lambda: run.is_unwell("only"))
         metadata = {"timeout": 3000, "retries": 0, "cache": False}
         wanted = [
             {"id": f"any-{n}", "type": "agent", "capabilities": ["sum"], "payload": n, "metadata": metadata}
             for n in range(20)
         ]
         await run.send("tasks", wanted)
-        deadline = time.monotonic() + 30
-        while len({data["taskId"] for data in await run.events("task:parked")}) < 20:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.3)
+
+        async def all_parked() -> bool:
+            return len({data["taskId"] for data in await run.events("task:parked")}) == 20
+
+        await until(all_parked)
         await asyncio.sleep(3.5)  # longer than an attempt may take
         assert only.calls == type(only.calls)()
         only.healthy = True

@@ -8,7 +8,6 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -47,6 +46,7 @@ from tests.support.task_cases import (
     untimed,
     wanted,
 )
+from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(180)]
 
@@ -121,10 +121,7 @@ def _commands(broker: str, prefix: str) -> None:
             assert _parallax(broker, prefix, "submit", "--plan", "-", given=stuck)[0] == 0
             code, out, err = _parallax(broker, prefix, "submit", "--plan", "-", given=stuck | {"kind": "sequential"})
             assert (code, "line 1: tasks.1.metadata.dependencies: only a dag" in err) == (2, True)
-            end = time.monotonic() + 30
-            while not fleet.calls("hang"):
-                assert time.monotonic() < end
-                time.sleep(0.05)
+            wait_until(lambda: fleet.calls("hang"))
             code, out, _ = _parallax(broker, prefix, "plan", "stuck", "-o", "json")
             assert [s["status"] for s in json.loads(out)["steps"]] == ["success", "running"]
             shown = _page(f"{web}/api/v1/plans/stuck")
@@ -186,10 +183,10 @@ def _two_workers(broker: str, prefix: str) -> None:
             second = start_worker(broker, prefix, *options, wait=False)
             try:
                 urls.append(json.loads(second.line(90))["web"])
-                _until(lambda: [len(_partitions(url)) for url in urls] == [2, 2])
+                wait_until(lambda: [len(_partitions(url)) for url in urls] == [2, 2], 60)
                 send_plans(broker, prefix, plans)
                 for url in urls:
-                    _until(lambda url=url: [_status(url, name) for name in names] == [200] * len(names))
+                    wait_until(lambda url=url: [_status(url, name) for name in names] == [200] * len(names), 60)
                     assert {_page(f"{url}/api/v1/plans/{name}")["status"] for name in names} == {"running"}
                     assert _status(url, "nobody") == 404
                 theirs = [name for name in names if owner_partition(name, 4) in _partitions(urls[1])]
@@ -198,11 +195,13 @@ def _two_workers(broker: str, prefix: str) -> None:
                 second.kill()
             seen = {_status(urls[0], name) for name in theirs}
             assert seen == {503}, "the owner is gone: nobody knows"
-            end = time.monotonic() + 60
-            while (now := {_status(urls[0], name) for name in theirs}) != {200}:
-                seen |= now
-                assert time.monotonic() < end, f"{seen}; last: {now}"
-                time.sleep(0.1)
+
+            def all_found() -> bool:
+                now = {_status(urls[0], name) for name in theirs}
+                seen.update(now)
+                return now == {200}
+
+            wait_until(all_found, 60, lambda: seen)
             assert seen <= {200, 503}, "a plan under way was denied"
             assert _status(urls[0], "nobody") == 404
 
@@ -248,13 +247,6 @@ def _status(url: str, plan_id: str) -> int:
             return int(page.status)
     except urllib.error.HTTPError as error:
         return error.code
-
-
-def _until(true: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.1)
 
 
 def _page(url: str) -> Any:
@@ -322,7 +314,4 @@ def _pattern_tasks(broker: str, prefix: str, directory: Path) -> None:
 
 
 def _called(fleet: Fleet, key: str, timeout_s: float = 30.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not any(call.key == key for call in fleet.calls("hang")):
-        assert time.monotonic() < end, f"never called: {key}"
-        time.sleep(0.05)
+    wait_until(lambda: any(call.key == key for call in fleet.calls("hang")), timeout_s, lambda: f"never called: {key}")

@@ -357,6 +357,7 @@ class Node:
         engine = self._engine(
             "dispatch", INTAKE, "state", 10_000_000,
             lambda processor, kept: DispatchHandler(processor, context, kept), before_open=self.agents.catch_up,
+            outlasting=DispatchHandler.outlasting,
             belongs=partial(state_rows.belongs, self.app),
         )  # fmt: skip
         fleet = AgentMonitor(
@@ -442,6 +443,7 @@ class Node:
         make_handler: Any,
         before_open: Any = None,
         make_reader: Any = SimStateReader,
+        outlasting: Any = lambda handler: [],
         **more: Any,
     ) -> Engine:
         settings = self.shared.settings.model_copy(update={"instance_id": self.instance})
@@ -470,6 +472,7 @@ class Node:
             connect=_connect,
             make_reader=make_reader,
             wall_ms=self.wall_ms,
+            outlasting=outlasting,
         )
         return engine
 

@@ -6,7 +6,6 @@ In: a broker's address and a prefix. Out: ways to write tasks and registrations 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -19,8 +18,22 @@ from streams.broker.topics_admin import apply
 from streams.settings import Settings
 from tests.support.points import read_all
 from tests.support.rig import Process, start_worker
+from tests.support.wait import until
 
 WIDE = {"maxRequests": 1_000_000, "windowMs": 60_000, "maxConcurrency": 20}
+
+
+async def results_of(bootstrap: str, prefix: str, ids: Iterable[str], timeout_s: float = 60.0) -> list[dict[str, Any]]:
+    """All results that lie on the topic, once there is one of each of these tasks."""
+    missing, rows = set(ids), list[dict[str, Any]]()
+
+    async def all_there() -> bool:
+        rows[:] = [orjson.loads(record.value) for record in await read_all(bootstrap, f"{prefix}results")]
+        missing.difference_update(row["taskId"] for row in rows)
+        return not missing
+
+    await until(all_there, timeout_s, lambda: f"no result: {sorted(missing)[:5]}")
+    return rows
 
 
 class Pipeline:
@@ -72,14 +85,7 @@ class Pipeline:
 
     async def results(self, ids: Iterable[str], timeout_s: float = 60.0) -> dict[str, dict[str, Any]]:
         """Wait until each of these tasks has a result."""
-        wanted = set(ids)
-        deadline = time.monotonic() + timeout_s
-        while True:
-            found = {result["taskId"]: result for result in await self.read("results")}
-            if wanted <= found.keys():
-                return found
-            assert time.monotonic() < deadline, f"no result: {sorted(wanted - found.keys())[:5]}"
-            await asyncio.sleep(0.2)
+        return {result["taskId"]: result for result in await results_of(self.bootstrap, self.prefix, ids, timeout_s)}
 
     async def get(self, path: str) -> tuple[int, Any]:
         """A page of the worker: status, and JSON or text."""

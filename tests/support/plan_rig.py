@@ -12,6 +12,7 @@ from typing import Any
 from tests.support.fleet import Fleet
 from tests.support.plan_cases import AGENTS, CANCEL_REASON, PATIENT, TEMPLATES, WIDE, Case, untimed
 from tests.support.rig import Tap, produce, register
+from tests.support.wait import wait_until
 
 
 def register_all(bootstrap: str, prefix: str, fleet: Fleet) -> None:
@@ -58,10 +59,11 @@ def hanging(fleet: Fleet, cases: Iterable[Case], timeout_s: float = 60.0) -> Non
         for n, task in enumerate(case.plan["tasks"])
         if task["target"] == "hang"
     }
-    end = time.monotonic() + timeout_s
-    while missing := wanted - {call.key for call in fleet.calls("hang")}:
-        assert time.monotonic() < end, f"never called: {sorted(missing)[:5]}"
-        time.sleep(0.05)
+
+    def missing() -> set[str]:
+        return wanted - {call.key for call in fleet.calls("hang")}
+
+    wait_until(lambda: not missing(), timeout_s, lambda: f"never called: {sorted(missing())[:5]}")
 
 
 def settled(

@@ -19,6 +19,7 @@ from streams.broker.embedded import EmbeddedBroker
 from tests.support.pipeline import WIDE, Pipeline, pipeline_on, stop
 from tests.support.points import fleet
 from tests.support.rig import start_worker
+from tests.support.wait import until
 
 BEHIND = re.compile(r"^parallax_consumer_lag_messages\{.*\} (?!0\.0$)", re.MULTILINE)
 TASKS = 40
@@ -86,21 +87,25 @@ async def _feed(pipeline: Pipeline) -> None:
 
 async def _planned(pipeline: Pipeline, timeout_s: float = 30.0) -> None:
     """Once the plans have ended."""
-    deadline = time.monotonic() + timeout_s
-    while {found["planId"] for found in await pipeline.read("plan-results")} != {"p", "q"}:
-        assert time.monotonic() < deadline, "the plans did not end"
-        await asyncio.sleep(0.2)
+
+    async def both_ended() -> bool:
+        return {found["planId"] for found in await pipeline.read("plan-results")} == {"p", "q"}
+
+    await until(both_ended, timeout_s, lambda: "the plans did not end")
 
 
 async def _quiet(pipeline: Pipeline, timeout_s: float = 40.0) -> Scraped:
     """Once nothing is left to be done and every partition of every role is told of."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        _, partitions = await pipeline.get("/api/v1/partitions")
+    partitions: list[dict[str, Any]] = []
+
+    async def quiet() -> Scraped | None:
+        _, partitions[:] = await pipeline.get("/api/v1/partitions")
         told = {row["topic"] for row in partitions}
         if len(told) == 8 and all(row["lag"] == 0 and not row["inFlight"] for row in partitions):
             _, page = await pipeline.get("/metrics")
             if not BEHIND.search(page):  # the last data points may come between the two
                 return Scraped(page, partitions)
-        assert time.monotonic() < deadline, partitions
-        await asyncio.sleep(0.2)
+        return None
+
+    found: Scraped = await until(quiet, timeout_s, lambda: partitions)
+    return found

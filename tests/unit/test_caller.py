@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 
 import pytest
 import uvloop
 
-from agents_io.calling.caller import Caller
 from agents_io.calling.pending_call import PendingCall
 from agents_io.calling.rules.agent_queue import AgentQueue
-from agents_io.calling.rules.breaker import Breaker, BreakerConfig, Transition
+from agents_io.calling.rules.breaker import BreakerConfig
 from agents_io.calling.rules.limiter import SlidingWindow
 from agents_io.calling.rules.retry import RetryConfig
 from agents_io.errors import AgentError, CallTimeout, Cancelled, ConnectionFailed, Expired, RateLimited, ServerError
 from agents_io.transport import Answer, Call, Transport
 from schemas.messages import AgentRegistration
+from tests.support.caller_rig import CallerRig, CallsOnly
 from tests.support.wait import until
 
 pytestmark = pytest.mark.virtual_time
@@ -26,53 +25,13 @@ AGENT = AgentRegistration(id="a", endpoint="http://agent")
 OK = Answer("ok", 0.9)
 
 
-def now() -> float:
-    """Loop time."""
-    return asyncio.get_running_loop().time()
-
-
-def pending(task_id: str = "t", **fields: object) -> PendingCall:
-    """A task without a deadline."""
-    return PendingCall(**{"task_id": task_id, "idempotency_key": "k", "body": b"{}", "timeout_s": 30.0} | fields)  # type: ignore[arg-type]
-
-
-class Events:
-    """Keeps how runs ended, and what was reported on the way."""
-
-    def __init__(self) -> None:
-        self.ends: list[Answer | AgentError] = []
-        self.retries: list[float] = []
-        self.circuit: list[str] = []
-
-    def on_first_call(self, run: PendingCall) -> None:
-        """Not looked at."""
-
-    def on_retry(self, run: PendingCall, delay_s: float) -> None:
-        """Keep it."""
-        self.retries.append(delay_s)
-
-    def on_finished(self, run: PendingCall, outcome: Answer | AgentError) -> None:
-        """Keep it."""
-        self.ends.append(outcome)
-
-    def on_circuit(self, agent_id: str, transition: Transition) -> None:
-        """Keep it."""
-        self.circuit.append(transition.kind)
-
-
-class Silent:
+class Silent(CallsOnly):
     """An agent that never answers."""
 
     async def call(self, agent: AgentRegistration, call: Call) -> Answer:
         """Wait for ever."""
         await asyncio.Event().wait()
         raise AssertionError("nobody sets this event")
-
-    async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
-        """Not asked."""
-
-    async def close(self) -> None:
-        """Nothing to release."""
 
 
 class TimesOut(Silent):
@@ -117,38 +76,6 @@ class Scripted(Silent):
         return end
 
 
-class Rig:
-    """One caller and everything around it."""
-
-    def __init__(
-        self,
-        transport: Transport,
-        concurrency: int = 5,
-        breaker: BreakerConfig | None = None,
-        limiter: SlidingWindow | None = None,
-    ) -> None:
-        self.events = Events()
-        self.breaker = Breaker(breaker)
-        self.queue: AgentQueue[PendingCall] = AgentQueue(
-            max_concurrency=concurrency, limiter=limiter or SlidingWindow(100, 60.0), breaker=self.breaker
-        )
-        retry = RetryConfig(initial_delay_s=0.001, jitter=False)
-        self.caller = Caller(
-            agent=AGENT, queue=self.queue, transport=transport, retry=retry, events=self.events, rng=random.Random(1)
-        )
-
-    async def ends(self, count: int = 1) -> list[Answer | AgentError]:
-        """So many of them."""
-        await until(lambda: len(self.events.ends) >= count, 20)
-        await asyncio.sleep(0)
-        return self.events.ends
-
-    def open_circuit(self) -> None:
-        """As many failures as it takes."""
-        while (permit := self.breaker.try_acquire(now())) is not None:
-            self.breaker.record(permit, "failure", now())
-
-
 @pytest.mark.parametrize("end", ["answered", "refused", "cancelled", "timeout", "connection"])
 async def test_a_call_counts_from_its_answer_or_as_if_it_arrived_late(end: str) -> None:
     """What was sent and then given up may reach the agent after that: it counts from the latest moment at which it might."""
@@ -159,25 +86,23 @@ async def test_a_call_counts_from_its_answer_or_as_if_it_arrived_late(end: str) 
         "timeout": TimesOut(),
         "connection": Scripted(ConnectionFailed("reset")),
     }[end]
-    rig = Rig(transport, limiter=SlidingWindow(1, 60.0, late_s=1.0))
-    began = now()
-    run = pending(timeout_s=0.1, max_retries=0)
-    rig.caller.submit(run)
+    rig = CallerRig(transport, limiter=SlidingWindow(1, 60.0, late_s=1.0))
+    began = rig.now
+    run = rig.submit(timeout_s=0.1, max_retries=0)
     await asyncio.sleep(0.01)
     if end == "cancelled":
         rig.caller.cancel(run)
     await asyncio.sleep(0.2)
-    free_at = rig.queue.limiter.available_at(now())
+    free_at = rig.queue.limiter.available_at(rig.now)
     assert free_at - began == pytest.approx(60.0 if end in ("answered", "refused") else 61.0, abs=0.005)
 
 
 async def test_cancelled_in_the_moment_it_begins_ends_once_and_frees_its_slot() -> None:
     """The asyncio task has not taken its first step yet: cancelled right there it would never clean up."""
-    rig = Rig(Silent(), concurrency=1)
-    run = pending()
-    rig.caller.submit(run)
+    rig = CallerRig(Silent(), concurrency=1)
+    run = rig.submit()
     rig.caller.cancel(run)
-    assert [type(end) for end in await rig.ends()] == [Cancelled]
+    assert [type(end) for end in await rig.ended()] == [Cancelled]
     assert (rig.queue.in_flight, rig.caller.running) == (0, 0)
 
 
@@ -190,47 +115,47 @@ async def test_a_worker_that_stood_still_blames_no_agent(late_s: float, failures
             await asyncio.sleep(call.timeout_s + late_s)
             raise CallTimeout("no answer within 2 s")
 
-    rig = Rig(Stands())
-    rig.caller.submit(pending(timeout_s=2.0, max_retries=1))
-    [end] = await rig.ends()
+    rig = CallerRig(Stands())
+    rig.submit(timeout_s=2.0, max_retries=1)
+    [end] = await rig.ended()
     assert isinstance(end, CallTimeout)
     assert end.code == "timeout"
-    assert len(rig.events.retries) == 1
-    assert rig.breaker.failures(now()) == 2 * failures
+    assert len(rig.retries) == 1
+    assert rig.failures == 2 * failures
     assert ("stood still" in end.message) is not bool(failures)
 
 
 async def test_an_attempt_cut_short_by_the_deadline_is_not_the_agents_fault() -> None:
     """50 ms are left of the task for a timeout of 10 s: it ends as expired, is not tried again and counts against nothing."""
     transport = TimesOut()
-    rig = Rig(transport)
-    rig.caller.submit(pending(timeout_s=10.0, deadline=now() + 0.05, max_retries=2))
-    [end] = await rig.ends()
+    rig = CallerRig(transport)
+    rig.submit(timeout_s=10.0, expires_s=0.05, max_retries=2)
+    [end] = await rig.ended()
     assert isinstance(end, Expired)
     assert "during the call" in end.message
     assert not end.counts_against_agent
-    assert rig.breaker.failures(now()) == 0
+    assert rig.failures == 0
     assert len(transport.given) == 1
     assert transport.given[0] <= 0.05
 
 
 async def test_an_attempt_that_had_its_whole_timeout_counts_against_the_agent() -> None:
     """With a deadline beyond it, and without one."""
-    for number, deadline in enumerate((now() + 60.0, float("inf"))):
-        rig = Rig(TimesOut())
-        rig.caller.submit(pending(str(number), timeout_s=0.05, deadline=deadline))
-        [end] = await rig.ends()
+    for expires_s in (60.0, float("inf")):
+        rig = CallerRig(TimesOut())
+        rig.submit(timeout_s=0.05, expires_s=expires_s)
+        [end] = await rig.ended()
         assert isinstance(end, CallTimeout)
-        assert rig.breaker.failures(now()) == 1
+        assert rig.failures == 1
 
 
 async def test_each_attempt_has_the_whole_timeout_anew() -> None:
     """However long the task waited and however much the attempts before it took."""
     transport = TimesOut()
-    rig = Rig(transport, concurrency=1)
+    rig = CallerRig(transport, concurrency=1)
     for name in "ab":
-        rig.caller.submit(pending(name, timeout_s=0.03, max_retries=1))
-    await rig.ends(2)
+        rig.submit(name, timeout_s=0.03, max_retries=1)
+    await rig.ended(2)
     assert transport.given == [0.03] * 4
 
 
@@ -238,44 +163,41 @@ async def test_waiting_for_an_open_circuit_uses_up_no_attempt() -> None:
     """A task without a deadline outlasts the outage; failed probes cost it nothing, and the agent answers it in the end."""
     down = [ServerError("500")] * 4
     transport = Scripted(*down, OK)
-    rig = Rig(transport, breaker=BreakerConfig(failure_threshold=1, reset_timeout_s=0.02, probes=1))
+    rig = CallerRig(transport, breaker=BreakerConfig(failure_threshold=1, reset_timeout_s=0.02, probes=1))
     rig.open_circuit()
-    run = pending(max_retries=0)
-    rig.caller.submit(run)
-    assert await rig.ends() == [OK]
+    run = rig.submit(max_retries=0)
+    assert await rig.ended() == [OK]
     assert (run.calls, run.attempts) == (5, 0)
-    assert len(rig.events.retries) == 4
+    assert len(rig.retries) == 4
 
 
 async def test_a_failed_probe_lets_other_tasks_probe_next() -> None:
     """It goes on after the circuit half-opens again, behind those that may begin then: none alone keeps the circuit open."""
     transport = Scripted(ServerError("500"), OK)
-    rig = Rig(transport, breaker=BreakerConfig(failure_threshold=1, reset_timeout_s=0.05, probes=1))
+    rig = CallerRig(transport, breaker=BreakerConfig(failure_threshold=1, reset_timeout_s=0.05, probes=1))
     rig.open_circuit()
     for name in "ab":
-        rig.caller.submit(pending(name, max_retries=0))
-    assert await rig.ends(2) == [OK, OK]
+        rig.submit(name, max_retries=0)
+    assert await rig.ended(2) == [OK, OK]
     assert transport.tasks[0] == "a"
-    assert rig.events.circuit[:3] == ["open", "half-open", "open"]
+    assert rig.circuit[:3] == ["open", "half-open", "open"]
 
 
 async def test_a_wish_to_be_called_later_uses_up_no_attempt() -> None:
     """429 with Retry-After: the queue pauses, the task waits and is answered, also with no retry allowed."""
     transport = Scripted(RateLimited("later", retry_after_s=0.02), RateLimited("later", retry_after_s=0.02), OK)
-    rig = Rig(transport)
-    run = pending(max_retries=0)
-    rig.caller.submit(run)
-    assert await rig.ends() == [OK]
+    rig = CallerRig(transport)
+    run = rig.submit(max_retries=0)
+    assert await rig.ended() == [OK]
     assert (run.calls, run.attempts) == (3, 0)
 
 
 async def test_an_error_without_such_a_wish_uses_up_attempts() -> None:
     """As many as are allowed, and no more."""
     transport = Scripted(ServerError("500"))
-    rig = Rig(transport)
-    run = pending(max_retries=2)
-    rig.caller.submit(run)
-    [end] = await rig.ends()
+    rig = CallerRig(transport)
+    run = rig.submit(max_retries=2)
+    [end] = await rig.ended()
     assert isinstance(end, ServerError)
     assert (run.calls, run.attempts) == (3, 3)
 
@@ -285,16 +207,16 @@ async def test_what_can_have_no_turn_before_its_deadline_ends_at_once(why: str) 
     """As expired, saying what it would have waited for; no call is made; one without a deadline waits on."""
     limiter = SlidingWindow(1, 60.0)
     transport = Scripted(OK)
-    rig = Rig(transport, limiter=limiter, breaker=BreakerConfig(failure_threshold=1, reset_timeout_s=60.0))
+    rig = CallerRig(transport, limiter=limiter, breaker=BreakerConfig(failure_threshold=1, reset_timeout_s=60.0))
     if why == "circuit":
         rig.open_circuit()
     elif why == "rate limit":
-        limiter.try_acquire(now())
+        limiter.try_acquire(rig.now)
     else:
-        limiter.pause_until(now() + 60.0)
-    rig.caller.submit(pending("patient"))
-    rig.caller.submit(pending("hasty", deadline=now() + 30.0))
-    [end] = rig.events.ends
+        limiter.pause_until(rig.now + 60.0)
+    rig.submit("patient")
+    rig.submit("hasty", expires_s=30.0)
+    [end] = rig.ends
     assert isinstance(end, Expired)
     assert why in end.message
     assert (rig.queue.waiting, transport.tasks) == (1, [])
@@ -303,12 +225,10 @@ async def test_what_can_have_no_turn_before_its_deadline_ends_at_once(why: str) 
 
 async def test_one_that_expires_in_its_queue_says_what_it_waited_for() -> None:
     """A place at the agent; and how its last attempt ended, if there was one."""
-    rig = Rig(Silent(), concurrency=1)
-    rig.caller.submit(pending("hangs"))
-    run = pending("waits", deadline=now() + 0.02)
-    run.failure = ServerError("500 of before")
-    rig.caller.submit(run)
-    [end] = await rig.ends()
+    rig = CallerRig(Silent(), concurrency=1)
+    rig.submit("hangs")
+    rig.submit("waits", expires_s=0.02, failure=ServerError("500 of before"))
+    [end] = await rig.ended()
     assert isinstance(end, Expired)
     assert "while the task waited" in end.message
     assert "500 of before" in end.message
@@ -318,55 +238,44 @@ async def test_one_that_expires_in_its_queue_says_what_it_waited_for() -> None:
 
 async def test_a_retry_that_would_begin_after_the_deadline_is_not_made() -> None:
     """The failure is the end, and says so; where only waiting was asked for, it is the deadline that ends the task."""
-    rig = Rig(Scripted(RateLimited("later", retry_after_s=60.0)))
-    rig.caller.submit(pending(max_retries=5, deadline=now() + 30.0))
-    [end] = await rig.ends()
+    rig = CallerRig(Scripted(RateLimited("later", retry_after_s=60.0)))
+    rig.submit(max_retries=5, expires_s=30.0)
+    [end] = await rig.ended()
     assert isinstance(end, Expired)
     assert "not retried" in end.message
     assert "rate_limited: later" in end.message
-    assert rig.events.retries == []
-    rig = Rig(Scripted(ServerError("500")), breaker=BreakerConfig(failure_threshold=1, reset_timeout_s=60.0))
-    rig.caller.submit(pending(max_retries=5, deadline=now() + 30.0))
-    [end] = await rig.ends()
+    assert rig.retries == []
+    rig = CallerRig(Scripted(ServerError("500")), breaker=BreakerConfig(failure_threshold=1, reset_timeout_s=60.0))
+    rig.submit(max_retries=5, expires_s=30.0)
+    [end] = await rig.ended()
     assert isinstance(end, ServerError)
     assert "not retried" in end.message
-    assert rig.events.retries == []
+    assert rig.retries == []
 
 
 async def test_no_call_begins_while_the_worker_does_not_know_whether_it_owns_the_agent() -> None:
     """It looks again soon, by itself."""
     may = [False]
     transport = Scripted(OK)
-    events = Events()
-    queue: AgentQueue[PendingCall] = AgentQueue(max_concurrency=5, limiter=SlidingWindow(100, 60.0), breaker=Breaker())
-    caller = Caller(
-        agent=AGENT,
-        queue=queue,
-        transport=transport,
-        retry=RetryConfig(),
-        events=events,
-        rng=random.Random(1),
-        may_begin=lambda: may[0],
-    )
-    caller.submit(pending())
+    rig = CallerRig(transport, may_begin=lambda: may[0])
+    rig.submit()
     await asyncio.sleep(0.15)
     assert transport.tasks == []
     may[0] = True
-    await until(lambda: bool(events.ends))
-    assert events.ends == [OK]
+    assert await rig.ended() == [OK]
 
 
 async def test_the_end_of_a_call_is_a_change_to_be_kept() -> None:
     """A commit came while it was under way; what the rate limit counts from is known only now."""
     transport = Waits()
-    rig = Rig(transport, limiter=SlidingWindow(100, 60.0, late_s=1.0))
-    rig.caller.submit(pending())
+    rig = CallerRig(transport, limiter=SlidingWindow(100, 60.0, late_s=1.0))
+    rig.submit()
     assert rig.caller.changed
     rig.caller.changed = False
     await asyncio.sleep(0.05)
     assert not rig.caller.changed
     transport.now.set()
-    await rig.ends()
+    await rig.ended()
     assert rig.caller.changed
 
 
@@ -383,14 +292,11 @@ def test_a_turn_that_takes_long_sets_its_timer_all_the_same() -> None:
     """uvloop makes no timer of a time that has passed: asking it when it rings broke the task that came next."""
 
     async def scenario() -> None:
-        queue = Busy(max_concurrency=1, limiter=SlidingWindow(100, 60.0), breaker=Breaker())
-        caller = Caller(
-            agent=AGENT, queue=queue, transport=Silent(), retry=RetryConfig(), events=Events(), rng=random.Random(1)
-        )
+        rig = CallerRig(Silent(), concurrency=1, make_queue=Busy)
         for number in range(3):
-            caller.submit(pending(f"t{number}", deadline=now() + 30.0))
-        assert (caller.running, queue.waiting) == (1, 2)
-        caller.close()
+            rig.submit(f"t{number}", expires_s=30.0)
+        assert (rig.caller.running, rig.queue.waiting) == (1, 2)
+        rig.caller.close()
         await asyncio.sleep(0)
 
     uvloop.run(scenario())
@@ -404,11 +310,11 @@ async def test_a_few_milliseconds_before_the_deadline_a_timeout_is_not_the_agent
             await asyncio.sleep(call.timeout_s - 0.002)
             raise CallTimeout("no answer within 0.007 s")
 
-    rig = Rig(Early())
-    rig.caller.submit(pending(timeout_s=10.0, deadline=now() + 0.007, max_retries=2))
-    [end] = await rig.ends()
+    rig = CallerRig(Early())
+    rig.submit(timeout_s=10.0, expires_s=0.007, max_retries=2)
+    [end] = await rig.ended()
     assert isinstance(end, Expired)
-    assert rig.breaker.failures(now()) == 0
+    assert rig.failures == 0
 
 
 class TellsWhen(Silent):
@@ -432,14 +338,11 @@ def test_uvloops_clock_makes_no_pause_shorter() -> None:
 
     async def scenario() -> list[float]:
         agent = TellsWhen()
-        queue: AgentQueue[PendingCall] = AgentQueue(
-            max_concurrency=1, limiter=SlidingWindow(1000, 60.0), breaker=Breaker()
-        )
         retry = RetryConfig(initial_delay_s=0.001, max_delay_s=0.001, jitter=False)
-        caller = Caller(agent=AGENT, queue=queue, transport=agent, retry=retry, events=Events(), rng=random.Random(1))
-        caller.submit(pending())
+        rig = CallerRig(agent, concurrency=1, limiter=SlidingWindow(1000, 60.0), retry=retry)
+        rig.submit()
         await until(lambda: len(agent.pauses) == 50, 30)
-        caller.close()
+        rig.caller.close()
         return agent.pauses
 
     assert min(uvloop.run(scenario())) >= 0.02

@@ -1,4 +1,4 @@
-"""A partition that moves while calls are under way: they count at the next owner, though no task of theirs was finished."""
+"""A partition that moves, or is opened again, while calls are under way: they count there, though none of their tasks ended."""
 
 from __future__ import annotations
 
@@ -38,4 +38,29 @@ async def test_calls_that_are_cut_off_count_for_the_next_owner() -> None:
         heir.take(offset, payload=offset)
     await settle(60)
     assert heir.transport.calls == []
+    heir.handler.close()
+
+
+async def test_calls_count_when_the_same_worker_opens_the_partition_again() -> None:
+    """The commit failed, or the log changed, so that nothing of the calls was committed; they were made all the same."""
+    limits = {"maxRequests": CALLS, "windowMs": 60_000, "maxConcurrency": CALLS}
+    old = Dispatching()
+    old.register(id="a1", endpoint="http://h", limits=limits)
+    old.take(0, payload=0)
+    await old.result(0)
+    committed = [output.value or b"" for output in old.handler.changes()]
+    old.transport.gate.clear()
+    for offset in range(1, CALLS):
+        old.take(offset, payload=offset)
+    await until(lambda: len(old.transport.calls) == CALLS)
+    old.handler.close()
+    outlasting = old.handler.outlasting()
+    heir = Dispatching(kept=[*committed, *outlasting])
+    heir.register(id="a1", endpoint="http://h", limits=limits)
+    assert heir.handler.outlasting() == outlasting, "it may lose the partition before any task comes"
+    for offset in range(CALLS):
+        heir.take(offset, payload=offset)
+    await settle(60)
+    assert heir.transport.calls == []
+    assert heir.handler.changes(), "and is written with the next commit"
     heir.handler.close()

@@ -18,9 +18,11 @@ from streams.cli.agents import _auth, _confidence
 from streams.cli.main import invoke
 from streams.cli.options import CommandError
 from streams.cli.output import table
+from streams.cli.running import explain
 from streams.cli.stats import _show
 from streams.cli.submit import Lines, items
 from streams.cli.summary import as_document, newest, summarize
+from streams.client.errors import InvalidTask, KafkaUnreachable, NotFound, TopicsMissing, WaitTimeout
 
 PARALLAX = str(Path(sys.executable).with_name("parallax"))
 
@@ -111,6 +113,7 @@ def test_every_command_takes_the_common_options(command: str, capsys: pytest.Cap
         ("submit nofile", "nofile: No such file"),
         ("submit --timeout never", "--timeout: is not a duration"),
         ("docs schemas Nosuch", "unknown message Nosuch"),
+        ("config -o yaml", "'--output': 'yaml' is not one of 'text', 'json', 'jsonl'"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_2(
@@ -122,6 +125,47 @@ def test_a_users_mistake_is_one_line_and_exit_2(
     assert out == ""
     assert message in err
     assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("x = (\n", "SyntaxError: '(' was never closed"),
+        ("import json\njson.lods('1')\n", "AttributeError: module 'json' has no attribute 'lods'"),
+        ("raise SystemExit(3)\n", "SystemExit: 3"),
+        ("from agents_io import agent\n@agent('a')\ndef f(): ...\n", "f: an agent's function takes the payload"),
+    ],
+)
+def test_a_fault_in_an_agents_module_is_the_users(
+    code: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line with the place in it; no traceback of ours, and no exit code that the module chose."""
+    (tmp_path / "px_agent_at_fault.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert invoke(["agent", "serve", "px_agent_at_fault:f"]) == 2
+    err = capsys.readouterr().err
+    assert "agent serve: px_agent_at_fault cannot be imported: " in err
+    assert message in err
+    assert "px_agent_at_fault.py, line " in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (KafkaUnreachable("gone"), 3),
+        (TopicsMissing("gone"), 1),
+        (NotFound("gone"), 4),
+        (InvalidTask("gone"), 2),
+        (WaitTimeout("gone"), 124),
+    ],
+)
+def test_what_the_clients_parts_raise_is_one_line(
+    error: Exception, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert explain(error) == code
+    assert capsys.readouterr().err == "parallax: gone\n"
 
 
 def test_an_unknown_setting_is_a_usage_error(

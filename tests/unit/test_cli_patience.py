@@ -10,11 +10,7 @@ import pytest
 from streams.cli import patience
 from streams.settings import Settings
 
-
-@pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("PATIENCE_S", 0.2), ("TELL_S", 0.05), ("LOOK_S", 0.01)):
-        monkeypatch.setattr(patience, name, value)
+pytestmark = pytest.mark.virtual_time
 
 
 def told(monkeypatch: pytest.MonkeyPatch, *reasons: str | None) -> list[list[str]]:
@@ -34,10 +30,9 @@ async def waited(done: asyncio.Task[None], signs: Sequence[int] = (), timeout_s:
     counts = list(signs) or [0]
     ids = [f"t{number}" for number in range(30)]
     try:
-        async with asyncio.timeout(20):
-            await patience.until_done(
-                done, Settings(), lambda: counts.pop(0) if len(counts) > 1 else counts[0], lambda: ids, timeout_s
-            )
+        await patience.until_done(
+            done, Settings(), lambda: counts.pop(0) if len(counts) > 1 else counts[0], lambda: ids, timeout_s
+        )
     finally:
         done.cancel()
 
@@ -51,7 +46,7 @@ async def test_tasks_that_a_limit_paces_are_waited_for(
 ) -> None:
     """For many times the patience; the oldest are asked after, and the reason is told."""
     asked = told(monkeypatch, "rate_limited")
-    await waited(work(1.0))
+    await waited(work(5 * patience.PATIENCE_S))
     assert len(asked) > 1
     assert asked[0] == [f"t{number}" for number in range(10)]
     assert "30 without a result yet: agent a has had all the calls" in capsys.readouterr().err
@@ -62,27 +57,27 @@ async def test_without_progress_it_gives_up(monkeypatch: pytest.MonkeyPatch, rea
     """Nobody holds the task, or what it waits for may never come."""
     told(monkeypatch, reason)
     with pytest.raises(TimeoutError):
-        await waited(work(60))
+        await waited(work(300 * patience.PATIENCE_S))
 
 
 async def test_what_moved_once_and_then_stands_still_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = told(monkeypatch, "calling", "calling", "no_agent")
     with pytest.raises(TimeoutError):
-        await waited(work(60))
+        await waited(work(300 * patience.PATIENCE_S))
     assert len(asked) > 2
 
 
 async def test_a_time_that_was_given_is_a_bound_whatever_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     told(monkeypatch, "rate_limited")
     with pytest.raises(TimeoutError):
-        await waited(work(60), range(10**6), timeout_s=0.3)
+        await waited(work(300 * patience.PATIENCE_S), range(10**6), timeout_s=1.5 * patience.PATIENCE_S)
 
 
 async def test_results_that_keep_coming_need_no_worker(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = told(monkeypatch, None)
-    await waited(work(0.8), range(10**6))
+    await waited(work(4 * patience.PATIENCE_S), range(10**6))
     assert asked == []
     assert capsys.readouterr().err == ""
 

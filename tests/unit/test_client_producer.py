@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka import TopicPartition
 from aiokafka import errors as kafka
 
 from streams.client import producer as module
-from streams.client.errors import ClientError, InvalidTask
+from streams.client.errors import ClientError, InvalidTask, KafkaUnreachable
 from streams.client.producer import TaskProducer
 from streams.client.requests import Request
 from streams.settings import Settings
@@ -30,13 +32,13 @@ class FakeProducer:
         cluster = SimpleNamespace(partitions_for_topic=lambda name: set(range(self.topics[name])))
         self.client = SimpleNamespace(cluster=cluster)
 
-    async def send(self, topic: str, *, value: bytes, key: bytes, partition: int) -> asyncio.Future[None]:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async def send(self, topic: str, *, value: bytes, key: bytes, partition: int) -> asyncio.Future[Any]:
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self.errors:
             done.set_exception(self.errors.pop(0))
         else:
             self.sent.append((topic, value, partition))
-            done.set_result(None)
+            done.set_result(SimpleNamespace(topic_partition=TopicPartition(topic, partition)))
         return done
 
     async def stop(self) -> None:
@@ -46,9 +48,11 @@ class FakeProducer:
 class Rig:
     """A producer on fakes; `made` in turn."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *fakes: FakeProducer) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *fakes: FakeProducer, give_up_after_s: float | None = None
+    ) -> None:
         self.lost: list[ClientError] = []
-        self.producer = TaskProducer(Settings(), lambda _, error: self.lost.append(error))
+        self.producer = TaskProducer(Settings(), lambda _, error: self.lost.append(error), give_up_after_s)
         self.producer.partitions["tasks"] = 4
         left = list(fakes)
 
@@ -112,6 +116,52 @@ async def test_what_is_refused_at_once_is_raised_at_once(monkeypatch: pytest.Mon
     with pytest.raises(InvalidTask, match="larger than Kafka accepts"):
         await rig.producer.post("tasks", REQUEST)
     assert rig.lost == []
+
+
+class Slow(FakeProducer):
+    """Takes a second for each record of a partition; `at_once`: how many calls wait for a partition, at most."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.waiting: Counter[int] = Counter()
+        self.at_once = 0
+        self.down: set[int] = set()
+
+    async def send(self, topic: str, *, value: bytes, key: bytes, partition: int) -> asyncio.Future[Any]:
+        self.waiting[partition] += 1
+        self.at_once = max(self.at_once, *self.waiting.values())
+        await asyncio.sleep(3600 if partition in self.down else 1)
+        self.waiting[partition] -= 1
+        return await super().send(topic, value=value, key=key, partition=partition)
+
+
+async def test_many_records_wait_for_their_turn_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a partition, in the order they were sent; and none is given up while those before it arrive."""
+    slow = Slow()
+    rig = Rig(monkeypatch, slow, give_up_after_s=30)
+    await rig.producer.start()
+    sends = [rig.producer.send("tasks", Request(f"t{n}", b"a1", b"%d" % n, agent=True)) for n in range(100)]
+    other = [rig.producer.send("tasks", Request(f"u{n}", b"a3", b"u", agent=True)) for n in range(10)]
+    begun = asyncio.get_running_loop().time()
+    await asyncio.gather(*sends, *other)
+    assert asyncio.get_running_loop().time() - begun == pytest.approx(100)  # partitions do not wait for each other
+    assert slow.at_once == 1
+    assert [value for _, value, _ in slow.sent if value != b"u"] == [b"%d" % n for n in range(100)]
+
+
+async def test_a_partition_that_takes_nothing_is_given_up_while_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Slow()
+    rig = Rig(monkeypatch, slow, give_up_after_s=30)
+    await rig.producer.start()
+    await rig.producer.send("tasks", Request("t", b"a1", b"{}", agent=True))
+    slow.down = {partition for _, _, partition in slow.sent}
+    begun = asyncio.get_running_loop().time()
+    others = asyncio.gather(*(rig.producer.send("tasks", Request(f"u{n}", b"a3", b"u", agent=True)) for n in range(60)))
+    stuck = [rig.producer.send("tasks", Request(f"t{n}", b"a1", b"{}", agent=True)) for n in range(3)]
+    raised = await asyncio.gather(*stuck, return_exceptions=True)
+    assert {type(error) for error in raised} == {KafkaUnreachable}
+    assert asyncio.get_running_loop().time() - begun == pytest.approx(30)
+    await others
 
 
 async def test_added_partitions_are_used(monkeypatch: pytest.MonkeyPatch) -> None:

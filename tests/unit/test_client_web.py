@@ -39,19 +39,19 @@ async def test_the_client_shows_its_token(url: str, tmp_path: Path, monkeypatch:
     """The argument stands above the setting; without one, or with a wrong one, it says where to give it."""
     monkeypatch.chdir(tmp_path)
     given = Client(web=url, token=VIEW)
-    assert await given._api.stats("a", "1h", None) == {"agentId": "a"}
+    assert await given.stats("a") == {"agentId": "a"}
     for client in (Client(web=url), Client(web=url, token="wrong-token-0123456789")):
         with pytest.raises(ClientError, match=r"401: .*Client\(token=\.\.\.\).*web_auth\.token") as caught:
-            await client._api.stats("a", "1h", None)
+            await client.stats("a")
         assert "0123456789" not in str(caught.value)
-        await client._api.close()
+        await client.close()
     monkeypatch.setenv("MY_TOKEN", VIEW)
     monkeypatch.setenv("PARALLAX_WEB_AUTH__TOKEN", "env:MY_TOKEN")
     configured = Client(web=url)
-    assert await configured._api.stats("a", "1h", None) == {"agentId": "a"}
+    assert await configured.stats("a") == {"agentId": "a"}
     monkeypatch.setenv("PARALLAX_WEB_AUTH__TOKEN", f"file:{tmp_path}/none")
     missing = Client(web=url)
     with pytest.raises(ClientError, match=r"web_auth\.token: the file .*none cannot be read"):
-        await missing._api.stats("a", "1h", None)
+        await missing.stats("a")
     for client in (given, configured, missing):
-        await client._api.close()
+        await client.close()

@@ -32,6 +32,8 @@ from tests.support.consuming import FakeConsumer
 from tests.support.partition_fakes import FakeCommitter, FakeHandler
 from tests.support.wait import settle, until
 
+pytestmark = pytest.mark.virtual_time
+
 
 def tps(*numbers: int) -> list[TopicPartition]:
     """The intake of these partition numbers."""
@@ -71,9 +73,12 @@ class Rig:
             "stop_timeout_s": 1.0,
             "state": None, "exact_ends": True,
         }  # fmt: skip
+        self.states: list[list[bytes]] = []
+        """What each handler was given."""
         self.engine = Engine(
-            config=EngineConfig(**(config | fields)), make_committer=self._committer, make_handler=self._handler
-        )
+            config=EngineConfig(**(config | fields)), make_committer=self._committer, make_handler=self._handler,
+            outlasting=lambda handler: [b"of %d" % self.handlers.index(handler)],
+        )  # fmt: skip
 
     def _committer(self, number: int, consumer: Any) -> StoringCommitter:
         self.committers.append(StoringCommitter(self.consumer, self._interval_max_s))
@@ -82,6 +87,7 @@ class Rig:
 
     def _handler(self, partition: PartitionProcessor, state: list[bytes]) -> FakeHandler:
         self.handlers.append(FakeHandler())
+        self.states.append(state)
         return self.handlers[-1]
 
     @property
@@ -195,7 +201,7 @@ async def test_a_home_is_told_of_wishes_from_its_opening_on(rig: MakeRig, monkey
     admit = one.engine._admit
     monkeypatch.setattr(one.engine, "_admit", lambda: None)
     await one.consumer.assign(*tps(0))
-    await until(lambda: bool(one.engine.opened))
+    await settle()  # no time passes: the fetch loop turns without a pause as long as somebody waits to be let in
     assert one.engine.processors == {}
     assert [partition.handler for partition in one.engine.opened] == [one.handler]
     monkeypatch.setattr(one.engine, "_admit", admit)
@@ -357,6 +363,31 @@ async def test_a_fenced_partition_is_opened_again_from_what_is_committed(rig: Ma
     assert sorted(written) == [str(offset).encode() for offset in range(6)]
 
 
+@pytest.mark.parametrize("how", ["commit failed", "log changed", "group moved on", "group moves on"])
+async def test_what_outlasts_a_handler_without_its_last_commit_goes_to_the_next(rig: MakeRig, how: str) -> None:
+    """Its agents were called, whatever was committed. After a rebalance another owner may know more."""
+    one = await rig()
+    one.consumer.write(TASKS, 1)
+    await one.ready()
+    await until(lambda: len(one.taken) == 1)
+    if how == "log changed":
+        one.engine.processors[0].lose("the topic was made anew")
+    else:
+        one.committers[-1].script.append(CommitFailed("no member", transient=True))
+        one.finish(0)
+    if how == "group moved on":
+        await until(lambda: 0 not in one.engine.processors)
+    if how.startswith("group"):
+        await one.consumer.revoke()
+        await settle()
+        await one.ready()
+    await until(lambda: len(one.handlers) == 2 and one.engine.ready)
+    assert one.states == [[], [] if how.startswith("group") else [b"of 0"]]
+    await one.consumer.revoke()
+    await one.ready()
+    assert one.states[2] == [], "the second one ended cleanly: what it did lies on the state topic"
+
+
 async def test_a_fenced_processor_of_a_partition_that_went_elsewhere_stays_closed(rig: MakeRig) -> None:
     """The rebalance that follows takes the partition away: nobody opens it here."""
     one = await rig(session_timeout_s=0.2)
@@ -371,6 +402,14 @@ async def test_a_fenced_processor_of_a_partition_that_went_elsewhere_stays_close
     await asyncio.sleep(0.1)
     assert set(one.engine.processors) == {1}
     assert len(one.committers) == 3
+
+
+async def failed(one: Any) -> bool:
+    """Whether the engine has met what it cannot mend. It then says so at once."""
+    task = asyncio.create_task(one.engine.failed())
+    ended, _ = await asyncio.wait((task,), timeout=0.001)
+    task.cancel()
+    return bool(ended and task.exception())
 
 
 async def test_opening_is_tried_again(rig: MakeRig) -> None:
@@ -421,7 +460,7 @@ async def test_brokers_that_are_away_are_waited_for(rig: MakeRig, monkeypatch: p
     await until(lambda: one.engine.ready and one.taken)
     one.finish(0)
     await until(lambda: one.committed() == 1)
-    assert not one.engine._failure.done()
+    assert not await failed(one)
 
 
 async def test_a_bug_while_opening_fails_the_engine(rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -602,7 +641,7 @@ async def test_polls_that_fail_for_want_of_brokers_are_waited_out(
     one.consumer.group_error = NodeNotReadyError()
     one.consumer.write(TASKS, 3)
     await until(lambda: one.engine.feed.failing_s > 0.2)
-    assert not one.engine._failure.done()
+    assert not await failed(one)
     one.consumer.group_error = None
     await until(lambda: one.taken == [0, 1, 2])
     assert one.engine.feed.failing_s == 0
@@ -648,17 +687,26 @@ async def test_a_turn_of_the_loop_hands_over_a_few(rig: MakeRig) -> None:
     """Whatever waits and however much room there is: the rest of the worker, commits above all, has its turn between."""
     one = await rig()
     await one.ready()
-    seen: list[int] = []
+    seen = [0]
+    turns: list[asyncio.Task[None]] = []
 
     async def watch() -> None:
         while len(one.taken) < 400:
             seen.append(len(one.taken))
             await asyncio.sleep(0)
 
+    process = one.handler.process
+
+    def watched(source: str, record: Any) -> None:
+        if not turns:  # from here on to the last record no time passes
+            turns.append(asyncio.create_task(watch()))
+        process(source, record)
+
+    one.handler.process = watched
     one.consumer.write(TASKS, 400)
-    async with asyncio.timeout(10):
-        await watch()
-    seen.append(400)
+    await until(lambda: turns and turns[0].done())
+    seen.append(len(one.taken))
+    assert seen[-1] == 400
     steps = [after - before for before, after in pairwise(seen)]
     assert max(steps) <= 128
 

@@ -25,6 +25,7 @@ from agents_io.protocols.functions.catalogue import Functions, function, load_fu
 from agents_io.protocols.functions.transport import FunctionTransport
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
+from tests.support.wait import until
 
 SOME = "tests.support.some_functions"
 
@@ -130,8 +131,11 @@ async def test_no_call_is_made_of_what_cannot_be() -> None:
 async def test_an_async_function_is_cancelled_at_its_deadline() -> None:
     """And when its task is cancelled."""
     ended: list[str] = []
+    begun = 0
 
     async def slow(payload: Any) -> Any:
+        nonlocal begun
+        begun += 1
         try:
             await asyncio.Event().wait()
         finally:
@@ -141,7 +145,7 @@ async def test_an_async_function_is_cancelled_at_its_deadline() -> None:
     with pytest.raises(CallTimeout, match=r"no answer within 0\.1 s"):
         await one.call("slow", timeout_s=0.1)
     running = asyncio.create_task(one.call("slow"))
-    await asyncio.sleep(0.05)
+    await until(lambda: begun == 2)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running

@@ -31,14 +31,28 @@ def test_names_are_plain(name: str) -> None:
         function(name)
 
 
+def test_a_function_without_a_name_and_a_generator_are_refused() -> None:
+    """Where they are marked or loaded, not at each call."""
+
+    def yields(payload: Any) -> Any:
+        yield payload
+
+    with pytest.raises(TypeError, match="a function needs a name"):
+        function(yields)  # type: ignore[arg-type]
+    with pytest.raises(FunctionsError, match=r"'yields'.*a generator"):
+        Functions.of([function("yields")(yields)])
+
+
 def test_modules_that_cannot_be_used_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At start, with the reason: missing, broken, or nothing in them."""
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "px_broken.py").write_text("1 / 0\n")
     (tmp_path / "px_empty.py").write_text("x = 1\n")
+    (tmp_path / "px_exits.py").write_text("x = 1\nraise SystemExit(3)\n")
     for name, reason in (
         ("px_nowhere", "ModuleNotFoundError"),
-        ("px_broken", "ZeroDivisionError"),
+        ("px_broken", r"ZeroDivisionError.*px_broken\.py, line 1"),
+        ("px_exits", r"SystemExit: 3 .*px_exits\.py, line 2"),
         ("px_empty", "no callable"),
     ):
         with pytest.raises(FunctionsError, match=rf"{name}.*{reason}"):

@@ -18,6 +18,8 @@ from streams.gateway.registry import GatewayRegistry
 from streams.gateway.sweeper import GatewaySweeper
 from streams.rules.agents.gateway_claim import OWN_HEADER, Position, where_of
 
+GRACE_S = 30.0
+
 
 @dataclass
 class Topic:
@@ -61,10 +63,10 @@ class Topic:
         return (None, None, mark) if where is None else (where.node, where.status, mark)
 
 
-def registry(topic: Topic, name: str, grace_s: float = 30.0) -> tuple[GatewayRegistry, list[tuple[str, str]]]:
+def registry(topic: Topic, name: str) -> tuple[GatewayRegistry, list[tuple[str, str]]]:
     """A worker's, and the connections it was told to drop."""
     dropped: list[tuple[str, str]] = []
-    made = GatewayRegistry(node=name, lookup=topic.agents.get, write=topic.write, tell=topic.tell, grace_s=grace_s)
+    made = GatewayRegistry(node=name, lookup=topic.agents.get, write=topic.write, tell=topic.tell, grace_s=GRACE_S)
     made.address = f"{name}:1"
     made.drop = lambda agent_id, key, why: dropped.append((key, why))
     topic.followers.append(made.on_record)
@@ -78,10 +80,11 @@ def arrival(key: str, agent_id: str = "a", token: str = "", **fields: Any) -> Ar
     )
 
 
+@pytest.mark.virtual_time
 async def test_comes_is_away_and_is_unregistered_after_its_grace() -> None:
     """One record each; the first is no mere status, so that `agent:registered` is told once."""
     topic = Topic()
-    one, _ = registry(topic, "n1", grace_s=0.05)
+    one, _ = registry(topic, "n1")
     assert await one.arrived(arrival("k1", capabilities=("see",))) is None
     assert topic.last() == ("n1", "healthy", "")
     topic.follow()
@@ -92,7 +95,7 @@ async def test_comes_is_away_and_is_unregistered_after_its_grace() -> None:
     assert topic.last() == ("n1", "away", "status")
     topic.follow()
     assert where_of(topic.agents["a"]).why == "it hung up"  # type: ignore[union-attr]
-    await asyncio.sleep(0.06)
+    await asyncio.sleep(GRACE_S)
     await one.flush()
     assert topic.last() == (None, None, "gone")
     assert topic.records[-1][1] is None
@@ -102,17 +105,18 @@ async def test_comes_is_away_and_is_unregistered_after_its_grace() -> None:
     assert topic.events == [], "that it came and went is told where its partition is"
 
 
+@pytest.mark.virtual_time
 async def test_back_within_its_grace_nothing_is_unregistered() -> None:
     """Here or at another worker."""
     topic = Topic()
-    one, _ = registry(topic, "n1", grace_s=0.05)
-    two, _ = registry(topic, "n2", grace_s=0.05)
+    one, _ = registry(topic, "n1")
+    two, _ = registry(topic, "n2")
     for name, (worker, key) in enumerate([(one, "k1"), (one, "k2"), (two, "k3")]):
         assert await worker.arrived(arrival(key)) is None, name
         topic.follow()
         if worker is one:
             one.left("a", key, "it hung up")
-    await asyncio.sleep(0.06)
+    await asyncio.sleep(GRACE_S)
     await one.flush()
     await two.flush()
     topic.follow()

@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from typing import Any
 
 import pytest
 
 from agents_io import errors
 from agents_io.calling.call_stats import CallStats
-from agents_io.calling.caller import Caller
 from agents_io.calling.pending_call import PendingCall
-from agents_io.calling.rules.agent_queue import AgentQueue
 from agents_io.calling.rules.breaker import Breaker, BreakerConfig
-from agents_io.calling.rules.budget import BudgetConfig, RetryBudget
+from agents_io.calling.rules.budget import BudgetConfig
 from agents_io.calling.rules.health import Ejection, EjectionConfig
-from agents_io.calling.rules.limiter import SlidingWindow
 from agents_io.calling.rules.retry import RetryConfig
 from agents_io.errors import AgentError, ServerError
 from agents_io.rules import statuses
 from agents_io.rules.statuses import StillRunning
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
+from tests.support.caller_rig import CallerRig, CallsOnly, End
 from tests.support.wait import until
 
 pytestmark = pytest.mark.virtual_time
 
 
-class Ending:
+class Ending(CallsOnly):
     """Every call ends so, at once."""
 
-    def __init__(self, end: Answer | AgentError) -> None:
+    def __init__(self, end: End) -> None:
         self.end = end
         self.calls: list[Call] = []
 
@@ -43,83 +40,25 @@ class Ending:
             raise self.end
         return self.end
 
-    async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
-        """Not asked."""
 
-    async def close(self) -> None:
-        """Nothing to release."""
+class Rig(CallerRig[Ending]):
+    """Every call ends so; a task is tried again so often."""
 
-
-class Rig:
-    """One caller with every guard in sight, and the events it reports."""
-
-    def __init__(
-        self,
-        end: Answer | AgentError,
-        retries: int = 0,
-        budget: BudgetConfig | None = None,
-        breaker: BreakerConfig | None = None,
-        delay_s: float = 0.001,
-    ) -> None:
-        self.transport = Ending(end)
-        self.breaker = Breaker(breaker or BreakerConfig(failure_threshold=100))
-        self.limiter = SlidingWindow(100, 60.0)
-        self.queue: AgentQueue[PendingCall] = AgentQueue(
-            max_concurrency=10, limiter=self.limiter, breaker=self.breaker, budget=RetryBudget(budget)
-        )
-        self.stats = CallStats(Ejection(EjectionConfig(after=1)))
-        self.ends: list[Answer | AgentError] = []
-        self.begun = self.retried = 0
-        self.retries = retries
-        agent = AgentRegistration(id="a", endpoint="http://a")
+    def __init__(self, end: End, retries: int = 0, delay_s: float = 0.001, **guards: Any) -> None:
         retry = RetryConfig(initial_delay_s=delay_s, max_delay_s=delay_s, jitter=False)
-        self.caller = Caller(
-            agent=agent,
-            queue=self.queue,
-            transport=self.transport,
-            retry=retry,
-            events=self,
-            rng=random.Random(1),
-            stats=self.stats,
+        stats = CallStats(Ejection(EjectionConfig(after=1)))
+        super().__init__(
+            Ending(end), **{"breaker": BreakerConfig(failure_threshold=100)} | guards, retry=retry, stats=stats
         )
+        self.max_retries = retries
 
-    @property
-    def now(self) -> float:
-        """Loop time."""
-        return asyncio.get_running_loop().time()
-
-    def submit(self, deadline_s: float = float("inf"), timeout_s: float = 30.0) -> PendingCall:
+    def submit(self, task_id: str = "t", **fields: Any) -> PendingCall:
         """One task."""
-        run = PendingCall(
-            task_id="t",
-            idempotency_key="t",
-            body=b"{}",
-            timeout_s=timeout_s,
-            deadline=self.now + deadline_s,
-            max_retries=self.retries,
-        )
-        self.caller.submit(run)
-        return run
+        return super().submit(task_id, **{"max_retries": self.max_retries} | fields)
 
-    async def end(self, count: int = 1) -> Answer | AgentError:
+    async def end(self, count: int = 1) -> End:
         """The last of so many ends."""
-        await until(lambda: len(self.ends) >= count, 20)
-        return self.ends[-1]
-
-    def on_first_call(self, run: PendingCall) -> None:
-        """A first call."""
-        self.begun += 1
-
-    def on_retry(self, run: PendingCall, delay_s: float) -> None:
-        """Another one follows."""
-        self.retried += 1
-
-    def on_finished(self, run: PendingCall, outcome: Answer | AgentError) -> None:
-        """The end."""
-        self.ends.append(outcome)
-
-    def on_circuit(self, agent_id: str, transition: Any) -> None:
-        """Not looked at."""
+        return (await self.ended(count))[-1]
 
 
 TABLE: dict[type[AgentError], tuple[bool, bool]] = {
@@ -163,7 +102,7 @@ async def test_what_counts(kind: type[AgentError]) -> None:
     rig.submit()
     await rig.end()
     assert len(rig.transport.calls) == (2 if again else 1)
-    assert rig.breaker.failures(rig.now) == (len(rig.transport.calls) if blamed else 0)
+    assert rig.failures == (len(rig.transport.calls) if blamed else 0)
     assert rig.stats.ejection.out(rig.now) is blamed
     assert rig.limiter.used(rig.now) == len(rig.transport.calls), "every call begun counts for the rate limit"
 
@@ -173,9 +112,9 @@ async def test_a_wish_to_be_left_alone_pauses_the_limit_and_uses_up_no_attempt()
     for kind, failures in ((errors.RateLimited, 0), (errors.ServerError, 1)):
         rig = Rig(kind("later", retry_after_s=20.0))
         run = rig.submit()
-        await until(lambda rig=rig: rig.retried == 1)  # type: ignore[misc]
+        await until(lambda rig=rig: len(rig.retries) == 1)  # type: ignore[misc]
         assert 19 < rig.limiter.paused_until - rig.now <= 20
-        assert rig.breaker.failures(rig.now) == failures
+        assert rig.failures == failures
         assert (run.attempts, rig.ends, rig.queue.holds(run)) == (0, [], True)
         rig.caller.close()
 
@@ -184,7 +123,7 @@ async def test_an_open_circuit_costs_no_turn_and_no_attempt() -> None:
     """What waits for it keeps its attempts, and the window stays as it was; it is answered once the circuit lets it."""
     rig = Rig(Answer("ok", 0.9))
     rig.breaker.reconfigure(BreakerConfig(mode="open"))
-    run = rig.submit(deadline_s=60.0)
+    run = rig.submit(expires_s=60.0)
     await asyncio.sleep(0.02)
     assert (rig.ends, run.attempts, rig.limiter.used(rig.now), rig.begun) == ([], 0, 0, 0)
     rig.breaker.reconfigure(BreakerConfig())
@@ -203,7 +142,7 @@ async def test_a_full_window_takes_no_permit() -> None:
     await asyncio.sleep(0.01)
     for _ in range(100):
         rig.limiter.try_acquire(rig.now)
-    run = rig.submit(deadline_s=90.0)
+    run = rig.submit(expires_s=90.0)
     await asyncio.sleep(0.01)
     assert rig.queue.holds(run)
     assert breaker.try_acquire(rig.now) is not None, "the one probe is still to be had"
@@ -223,8 +162,8 @@ async def test_an_attempt_is_bounded_by_its_timeout_and_by_the_deadline_of_all()
     """The time of a call is the shorter of what one attempt may take and what the task has left."""
     rig = Rig(Answer("ok", 0.9))
     rig.submit(timeout_s=5.0)
-    rig.submit(timeout_s=5.0, deadline_s=2.0)
-    rig.submit(timeout_s=90.0, deadline_s=600.0)
+    rig.submit(timeout_s=5.0, expires_s=2.0)
+    rig.submit(timeout_s=90.0, expires_s=600.0)
     await rig.end(3)
     assert [round(call.timeout_s) for call in rig.transport.calls] == [5, 2, 90]
 
@@ -234,7 +173,7 @@ async def test_retries_wait_for_the_budget() -> None:
     rig = Rig(ServerError("500"), retries=1, budget=BudgetConfig(share=0.2, floor=3))
     for _ in range(10):
         rig.submit()
-    await until(lambda: rig.retried == 10)
+    await until(lambda: len(rig.retries) == 10)
     await until(lambda: len(rig.transport.calls) == 15)
     await asyncio.sleep(0.05)
     assert (rig.begun, len(rig.transport.calls), rig.queue.waiting) == (10, 15, 5)
@@ -250,7 +189,7 @@ async def test_retries_wait_for_the_budget() -> None:
 async def test_a_retry_that_waits_for_the_budget_expires_at_the_deadline_of_its_task() -> None:
     """It says how its last attempt failed."""
     rig = Rig(ServerError("500"), retries=1, budget=BudgetConfig(share=0.0, floor=0))
-    rig.submit(deadline_s=0.3)
+    rig.submit(expires_s=0.3)
     end = await rig.end()
     assert isinstance(end, errors.Expired)
     assert "500" in end.message
@@ -263,7 +202,7 @@ async def test_a_retry_behind_an_open_circuit_needs_no_budget() -> None:
     rig = Rig(ServerError("500"), retries=2, budget=BudgetConfig(share=0.0, floor=0), breaker=opens)
     for _ in range(10):
         rig.submit()
-    await until(lambda: rig.retried == 10)
+    await until(lambda: len(rig.retries) == 10)
     rig.transport.end = Answer("ok", 0.9)
     await rig.end(10)
     assert all(isinstance(end, Answer) for end in rig.ends)
@@ -287,10 +226,10 @@ async def test_a_call_on_a_connection_that_was_closing_is_made_again_at_once_on_
     rig = Rig(
         errors.ConnectionWasClosing("closing"), retries=2, budget=BudgetConfig(share=0.0, floor=0), delay_s=3600.0
     )
-    rig.submit(deadline_s=60.0)
+    rig.submit(expires_s=60.0)
     assert isinstance(await rig.end(), errors.ConnectionWasClosing)
     assert [call.fresh for call in rig.transport.calls] == [False, True, True]
-    assert (rig.limiter.used(rig.now), rig.breaker.failures(rig.now)) == (3, 0)
+    assert (rig.limiter.used(rig.now), rig.failures) == (3, 0)
 
 
 async def test_once_a_connection_was_lost_all_further_calls_of_the_task_use_new_ones() -> None:

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from agents_io.calling.call_stats import CallStats
-from agents_io.calling.caller import Caller
 from agents_io.calling.hedging import race
 from agents_io.calling.pending_call import PendingCall
-from agents_io.calling.rules.agent_queue import AgentQueue
-from agents_io.calling.rules.breaker import Breaker, BreakerConfig
-from agents_io.calling.rules.budget import BudgetConfig, RetryBudget
+from agents_io.calling.rules.budget import BudgetConfig
 from agents_io.calling.rules.latency import ENOUGH
 from agents_io.calling.rules.limiter import SlidingWindow
 from agents_io.calling.rules.retry import RetryConfig
-from agents_io.errors import AgentError, CallTimeout, Cancelled, ServerError
+from agents_io.errors import CallTimeout, Cancelled, ServerError
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
+from tests.support.caller_rig import CallerRig, CallsOnly, End
 from tests.support.wait import until
 
 pytestmark = pytest.mark.virtual_time
 
 
-class Scripted:
+class Scripted(CallsOnly):
     """Each call takes so long and ends so; what was cut off is counted."""
 
     def __init__(self, *steps: tuple[float, Answer | BaseException]) -> None:
@@ -47,64 +43,27 @@ class Scripted:
             raise end
         return end
 
-    async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
-        """Not asked."""
-
-    async def close(self) -> None:
-        """Nothing to release."""
-
-
-class Ends:
-    """Keeps how runs ended."""
-
-    def __init__(self) -> None:
-        self.ends: list[Answer | AgentError] = []
-
-    def on_first_call(self, run: PendingCall) -> None:
-        """Not looked at."""
-
-    def on_retry(self, run: PendingCall, delay_s: float) -> None:
-        """Not looked at."""
-
-    def on_finished(self, run: PendingCall, outcome: Answer | AgentError) -> None:
-        """Keep it."""
-        self.ends.append(outcome)
-
-    def on_circuit(self, agent_id: str, transition: Any) -> None:
-        """Not looked at."""
-
 
 LONG, SHORT = 30.0, 0.01
 FIRST, SECOND = Answer("first", 0.9), Answer("second", 0.8)
 
 
-class Rig:
-    """One caller whose agent usually answers within 20 ms."""
+class Rig(CallerRig[Scripted]):
+    """An agent that usually answers within 20 ms; `known`: how many of its times are."""
 
-    def __init__(self, *steps: tuple[float, Answer | BaseException], **options: Any) -> None:
-        self.transport = Scripted(*steps)
-        self.ends = Ends()
-        self.breaker = Breaker(BreakerConfig(failure_threshold=options.get("threshold", 5)))
-        self.limiter = SlidingWindow(options.get("requests", 100), 60.0)
-        budget = RetryBudget(BudgetConfig(0.0, options.get("budget", 5)))
-        self.queue: AgentQueue[PendingCall] = AgentQueue(
-            max_concurrency=options.get("concurrency", 10), limiter=self.limiter, breaker=self.breaker, budget=budget
-        )
-        self.stats = CallStats()
-        for _ in range(options.get("known", ENOUGH)):
-            self.stats.latency.add(0.02)
-        limits = {"hedge": True} if options.get("agent_hedges") else None
+    def __init__(
+        self,
+        *steps: tuple[float, Answer | BaseException],
+        known: int = ENOUGH,
+        agent_hedges: bool = False,
+        **guards: Any,
+    ) -> None:
+        limits = {"hedge": True} if agent_hedges else None
         agent = AgentRegistration.model_validate({"id": "a", "endpoint": "http://a", "limits": limits})
-        retry = RetryConfig()
-        self.caller = Caller(
-            agent=agent,
-            queue=self.queue,
-            transport=self.transport,
-            retry=retry,
-            events=self.ends,
-            rng=random.Random(1),
-            stats=self.stats,
-        )
+        guards = {"budget": BudgetConfig(0.0, 5)} | guards
+        super().__init__(Scripted(*steps), agent=agent, retry=RetryConfig(), **guards)
+        for _ in range(known):
+            self.stats.latency.add(0.02)
 
     def pending(self, hedge: bool = True) -> PendingCall:
         """A task that allows it."""
@@ -113,12 +72,10 @@ class Rig:
             task_id="t", idempotency_key="t", body=b"{}", timeout_s=60.0, deadline=now + 600.0, hedge=hedge
         )
 
-    async def end(self, run: PendingCall | None = None) -> Answer | AgentError:
+    async def end(self, run: PendingCall | None = None) -> End:
         """Send a task and wait for its end."""
         self.caller.submit(run or self.pending())
-        await until(lambda: bool(self.ends.ends), 20)
-        await asyncio.sleep(0)
-        [end] = self.ends.ends
+        [end] = await self.ended()
         assert (self.queue.in_flight, self.caller.running) == (0, 0)
         return end
 
@@ -149,7 +106,7 @@ async def test_a_failure_of_one_waits_for_the_other() -> None:
     ):
         rig = Rig(*steps)
         assert await rig.end() is expected
-        assert rig.breaker.failures(asyncio.get_running_loop().time()) == 1
+        assert rig.failures == 1
         assert rig.transport.cut == 0
 
 
@@ -158,13 +115,15 @@ async def test_both_fail() -> None:
     rig = Rig((0.1, ServerError("first")), (0.15, CallTimeout("second")))
     end = await rig.end()
     assert isinstance(end, ServerError)
-    assert rig.breaker.failures(asyncio.get_running_loop().time()) == 2
+    assert rig.failures == 2
 
 
 @pytest.mark.parametrize(
-    "options", [{"budget": 0}, {"requests": 1}, {"concurrency": 1}, {"known": ENOUGH - 1}], ids=str
+    "options",
+    [{"budget": BudgetConfig(0.0, 0)}, {"limiter": SlidingWindow(1, 60.0)}, {"concurrency": 1}, {"known": ENOUGH - 1}],
+    ids=["budget", "rate limit", "concurrency", "too few times known"],
 )
-async def test_no_second_call_beyond_any_limit(options: dict[str, int]) -> None:
+async def test_no_second_call_beyond_any_limit(options: dict[str, Any]) -> None:
     """Budget, rate limit, concurrency; nor before it is known how long calls take."""
     rig = Rig((0.15, FIRST), (SHORT, SECOND), **options)
     assert await rig.end() is FIRST
@@ -186,7 +145,7 @@ async def test_waiting_tasks_go_before_second_calls() -> None:
     rig.caller.submit(run)
     other = rig.pending()
     rig.queue.push(other, now=0.0, deadline=other.deadline)
-    await until(lambda: len(rig.ends.ends) == 2, 20)
+    await until(lambda: len(rig.ends) == 2, 20)
     assert rig.stats.hedges == 0
 
 
@@ -197,8 +156,8 @@ async def test_cancelled_cuts_off_both() -> None:
     rig.caller.submit(run)
     await until(lambda: rig.transport.begun == 2)
     rig.caller.cancel(run)
-    await until(lambda: bool(rig.ends.ends))
-    assert [type(end) for end in rig.ends.ends] == [Cancelled]
+    await until(lambda: bool(rig.ends))
+    assert [type(end) for end in rig.ends] == [Cancelled]
     assert rig.transport.cut == 2
     assert rig.queue.in_flight == 0
 

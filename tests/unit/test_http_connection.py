@@ -10,6 +10,8 @@ import pytest
 from agents_io.http.connection import MAX_FIELD_BYTES, MAX_HEAD_BYTES, PAUSE_ABOVE_BYTES, NotHttp
 from tests.support.fake_socket import FakeSocket, whole
 
+pytestmark = pytest.mark.virtual_time
+
 OK = b"HTTP/1.1 200 OK\r\n"
 LENGTH_2 = OK + b"Content-Length: 2\r\n\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"

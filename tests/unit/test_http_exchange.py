@@ -12,6 +12,8 @@ from agents_io.http.peer import below, web_url
 from agents_io.per_agent import PerAgent
 from schemas.messages import AgentRegistration
 
+pytestmark = pytest.mark.virtual_time
+
 
 def agent(number: int = 0, endpoint: str = "http://h") -> AgentRegistration:
     """A registration."""

@@ -423,13 +423,16 @@ async def test_answers_of_the_lookup_are_kept_for_a_while_and_used_in_rotation(m
 async def test_a_lookup_that_is_under_way_when_the_pool_closes_is_a_failure_to_connect() -> None:
     """Its caller was not cancelled, so it must not look as if it was."""
 
+    looking = asyncio.Event()
+
     async def lookup(host: str, port: int) -> list[str]:
+        looking.set()
         await asyncio.Event().wait()
         return []
 
     one = PooledTransport(connector=Connector(lookup))
     call = asyncio.ensure_future(one.handle_async_request(httpx.Request("POST", "http://agent.test:1/")))
-    await asyncio.sleep(0.01)
+    await looking.wait()
     await one.aclose()
     with pytest.raises(httpx.ConnectError, match="closing"):
         await asyncio.wait_for(call, 5)

@@ -69,7 +69,7 @@ class Served:
     @property
     def watchers(self) -> int:
         """How many look on."""
-        return len(self.api.hub._watchers)
+        return self.api.hub.watchers
 
     async def get(self, path: str, **headers: str) -> tuple[int, Any]:
         """Status and body."""

@@ -17,6 +17,7 @@ from streams.testing import FakeAgent, VirtualTime
 from tests.support.dispatching import Dispatching
 from tests.support.partition_fakes import intake
 from tests.support.scheduling import Scheduling
+from tests.unit.test_plan_handler import Coordinating
 
 pytestmark = pytest.mark.virtual_time
 
@@ -223,31 +224,64 @@ LOCAL = {"name": "p", "plan": {"tasks": [{"id": "a", "type": "agent", "target": 
 async def test_a_pattern_that_ends_without_a_call_does_not_begin_before_its_time(
     fields: dict[str, Any], bound: dict[str, int], reason: str | None, code: str
 ) -> None:
-    """No plan begins: it fails at once, as other tasks do; a second record is the duplicate."""
-    d = Dispatching(dispatch={"max_task_bytes": 1000})
-    d.templates["p"] = LOCAL
+    """No step begins: it fails at once, as other tasks do; a second record is the duplicate."""
+    d, plans = patterns(dispatch={"max_task_bytes": 1000})
     if reason is not None:
         d.cancel_requests["t"] = reason
     metadata = {"notBefore": d.wall_ms() + HOUR_MS} | bound
     for offset in (0, 1):
         d.take(offset, id="t", type="pattern", target="p", metadata=metadata, **fields)
-    await d.end(1)
-    result, second = [[output.topic for output in outputs] for _, _, outputs in d.partition.ended]
-    assert ("results" in result, "plans" in result, second) == (True, False, ["events"])
-    assert (await d.result(0))["error"]["code"] == code
+    first, second = hand_over(d, plans, 0), hand_over(d, plans, 1)
+    assert [topic for topic, _ in first] == ["results", "events"]
+    assert first[0][1]["error"]["code"] == code
+    assert [event["type"] for _, event in second] == ["task:duplicate"]
 
 
-async def test_a_pattern_that_was_cancelled_while_it_waited_ends_without_a_plan() -> None:
+async def test_a_pattern_that_was_cancelled_while_it_waited_ends_without_a_run() -> None:
     """The reason came with it: the plan's coordinator may not have heard of it."""
-    d = Dispatching()
-    d.templates["p"] = LOCAL
+    d, plans = patterns()
     d.take(0, type="pattern", target="p", metadata={"notBefore": d.wall_ms() + HOUR_MS})
-    output = await scheduled(d, 0)
-    for offset, reason, wanted in ((1, "why", "results"), (2, None, "plans")):
-        value, headers = released(output, d.wall_ms(), reason)
-        d.process("dispatch", intake(offset, value, source="dispatch", headers=headers))
-        await d.end(offset)
-        assert d.partition.ended[-1][2][0].topic == wanted
+    value, headers = released(await scheduled(d, 0), d.wall_ms(), "why")
+    d.process("dispatch", intake(1, value, source="dispatch", headers=headers))
+    (topic, result), (_, event) = hand_over(d, plans, 1)
+    assert (topic, result["status"], result["error"]["message"]) == ("results", "cancelled", "why")
+    assert event["type"] == "task:cancelled"
+
+
+@pytest.mark.parametrize("again", [{}, {"metadata": {"notBefore": 1}}], ids=["plain", "its time has passed"])
+@pytest.mark.parametrize("first", ["cancelled", "run"])
+async def test_a_pattern_has_one_result_whether_it_was_cancelled_while_it_waited_or_run(
+    first: str, again: dict[str, Any]
+) -> None:
+    """Its id is compared in one place, so that the second record is a duplicate in either order."""
+    d, plans = patterns()
+    d.take(0, id="t", type="pattern", target="p", metadata={"notBefore": d.wall_ms() + HOUR_MS})
+    value, headers = released(await scheduled(d, 0), d.wall_ms(), "why")
+    for offset, which in enumerate((first, "run" if first == "cancelled" else "cancelled"), start=1):
+        if which == "run":
+            d.take(offset, id="t", type="pattern", target="p", **again)
+        else:
+            d.process("dispatch", intake(offset, value, source="dispatch", headers=headers))
+    written = [hand_over(d, plans, offset) for offset in (1, 2)]
+    assert sorted(topic for topic, _ in written[0]) == sorted(
+        ["events", "results" if first == "cancelled" else "tasks"]
+    )
+    assert [event["type"] for _, event in written[1]] == ["task:duplicate"]
+
+
+def patterns(**fields: Any) -> tuple[Dispatching, Coordinating]:
+    """Dispatch and plans, with the local template `p`."""
+    d, plans = Dispatching(**fields), Coordinating(**fields)
+    d.templates["p"] = plans.templates["p"] = LOCAL
+    return d, plans
+
+
+def hand_over(d: Dispatching, plans: Coordinating, offset: int) -> list[tuple[str, Any]]:
+    """What the plan coordinator writes for the record that dispatch made of the one at `offset`: topics and values."""
+    [[output]] = [outputs for _, o, outputs in d.partition.ended if o == offset]
+    assert output.topic == "plans"
+    written = plans.take("plans", output.value, key=(output.key or b"").decode(), headers=tuple(output.headers))
+    return [(row["topic"], row["value"]) for row in written if row["topic"] != "plan-state"]
 
 
 async def test_a_task_that_waits_for_its_time_holds_up_no_task_of_its_ordering_key() -> None:

@@ -161,3 +161,10 @@ def test_every_page_is_listed_for_language_models() -> None:
     text = (ROOT / "docs" / "llms.txt").read_text("utf-8")
     wanted = {str(file.relative_to(ROOT / "docs")) for file in FILES if file != README}
     assert wanted == set(re.findall(r"\(([^)]+\.md)\)", text))
+
+
+def test_each_error_code_has_one_row() -> None:
+    """With what holds by default; special cases are in concepts/failures.md."""
+    codes = re.findall(r"^\| `(\w+)` \|", (REFERENCE / "errors.md").read_text("utf-8"), re.MULTILINE)
+    assert len(codes) > 15
+    assert len(codes) == len(set(codes))

@@ -26,6 +26,7 @@ from streams.grpc_server import GrpcServer, PortTaken
 from streams.rules.agents.leases import GRACE_MS, REMEMBER_MS, lease_of
 from streams.settings import Settings
 from tests.support.partition_fakes import intake
+from tests.support.wait import until
 
 NOW = 1_700_000_000_000
 
@@ -177,9 +178,7 @@ async def test_a_watcher_sees_what_is_there_and_what_changes(served: Served) -> 
     await served.ask("Unregister", pb.AgentRegistration(id="a"))
     assert await _next(stream) == ("DELETED", "a")
     stream.cancel()
-    async with asyncio.timeout(10):
-        while served.registry._watchers:  # noqa: ASYNC110 - the server finds out by itself
-            await asyncio.sleep(0.01)
+    await until(lambda: not served.registry._watchers, 10)
 
 
 async def test_a_watcher_that_does_not_read_is_told_to_begin_again(
@@ -188,9 +187,7 @@ async def test_a_watcher_that_does_not_read_is_told_to_begin_again(
     """Nothing grows without bound."""
     monkeypatch.setattr("streams.agents.registry.MAX_WAITING", 2)
     stream = served.watch(include_initial=True)
-    async with asyncio.timeout(10):
-        while not served.registry._watchers:  # noqa: ASYNC110 - the server takes the call by itself
-            await asyncio.sleep(0.01)
+    await until(lambda: served.registry._watchers, 10)
     for n in range(5):  # at one blow: the stream has no turn in between
         await served.topic.write(f"a{n}", AgentRegistration(id=f"a{n}", endpoint="http://h"))
     with pytest.raises(grpc.aio.AioRpcError) as caught:

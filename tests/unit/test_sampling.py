@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from agents_io.calling.call_stats import CallStats
-from agents_io.calling.caller import Caller
-from agents_io.calling.pending_call import PendingCall
-from agents_io.calling.rules.agent_queue import AgentQueue
-from agents_io.calling.rules.breaker import Breaker
 from agents_io.calling.rules.limiter import SlidingWindow
-from agents_io.calling.rules.retry import RetryConfig
 from agents_io.errors import AgentError, CallTimeout, Cancelled, ClientError, Expired, ServerError
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
+from tests.support.caller_rig import CallerRig, CallsOnly, End
 from tests.support.wait import until
 
 pytestmark = pytest.mark.virtual_time
 
-End = Answer | AgentError
 
-
-class Samples:
+class Samples(CallsOnly):
     """Each call waits for its turn to be answered; `ends`: how, by the number of the call."""
 
     def __init__(self, ends: Callable[[int], End | None]) -> None:
@@ -55,75 +47,23 @@ class Samples:
             raise end
         return end
 
-    async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
-        """Not asked."""
 
-    async def close(self) -> None:
-        """Nothing to release."""
+class Rig(CallerRig[Samples]):
+    """An agent whose confidence comes from agreement."""
 
-
-class Rig:
-    """One caller of one agent whose confidence comes from agreement."""
-
-    def __init__(
-        self,
-        ends: Callable[[int], End | None],
-        *,
-        samples: int = 5,
-        concurrency: int = 10,
-        per_window: int = 100,
-        window_s: float = 60.0,
-    ) -> None:
+    def __init__(self, ends: Callable[[int], End | None], *, samples: int = 5, **guards: Any) -> None:
         agent = AgentRegistration.model_validate(
             {"id": "a", "endpoint": "http://a", "confidence": {"from": "agreement", "samples": samples}}
         )
-        self.transport = Samples(ends)
-        self.breaker = Breaker()
-        self.queue: AgentQueue[PendingCall] = AgentQueue(
-            max_concurrency=concurrency, limiter=SlidingWindow(per_window, window_s), breaker=self.breaker
-        )
-        self.stats = CallStats()
-        self.ends: list[End] = []
-        self.begun = self.retried = 0
-        retry = RetryConfig(initial_delay_s=0.001, jitter=False)
-        self.caller = Caller(
-            agent=agent,
-            queue=self.queue,
-            transport=self.transport,
-            retry=retry,
-            events=self,
-            rng=random.Random(1),
-            stats=self.stats,
-        )
-
-    def submit(self, name: str = "t", expires_s: float = float("inf"), **fields: Any) -> PendingCall:
-        """One task."""
-        deadline = asyncio.get_running_loop().time() + expires_s
-        run = PendingCall(task_id=name, idempotency_key=name, body=b"{}", timeout_s=30.0, deadline=deadline, **fields)
-        self.caller.submit(run)
-        return run
+        super().__init__(Samples(ends), agent=agent, **guards)
 
     async def ended(self, count: int = 1) -> list[End]:
         """So many ends, and nothing left behind."""
-        await until(lambda: len(self.ends) >= count and not self.caller.running, 20)
+        await super().ended(count)
+        await until(lambda: not self.caller.running)
         assert (self.queue.waiting, self.queue.in_flight, self.transport.running) == (0, 0, 0)
         assert len(self.ends) == count
         return self.ends
-
-    def on_first_call(self, run: PendingCall) -> None:
-        """A first call."""
-        self.begun += 1
-
-    def on_retry(self, run: PendingCall, delay_s: float) -> None:
-        """Another one follows."""
-        self.retried += 1
-
-    def on_finished(self, run: PendingCall, outcome: End) -> None:
-        """The end."""
-        self.ends.append(outcome)
-
-    def on_circuit(self, agent_id: str, transition: Any) -> None:
-        """Not looked at."""
 
 
 def yes(number: int) -> End | None:
@@ -155,12 +95,12 @@ async def test_each_sample_has_a_key_of_its_own() -> None:
 
 async def test_every_sample_takes_its_turn_of_the_rate_limit() -> None:
     """Two calls in a window: the third sample waits for the next one. What was not begun took no turn."""
-    rig = Rig(yes, samples=4, per_window=2, window_s=0.2)
+    rig = Rig(yes, samples=4, limiter=SlidingWindow(2, 0.2))
     begun = asyncio.get_running_loop().time()
     rig.submit()
     await rig.ended()
     assert asyncio.get_running_loop().time() - begun >= 0.2
-    assert rig.queue.limiter.used(asyncio.get_running_loop().time()) <= 2
+    assert rig.queue.limiter.used(rig.now) <= 2
 
 
 async def test_samples_are_called_no_more_at_once_than_allowed_and_before_later_tasks() -> None:
@@ -179,7 +119,7 @@ async def test_retries_of_a_task_are_shared_by_its_samples() -> None:
     run = rig.submit(max_retries=2)
     [end] = await rig.ended()
     assert isinstance(end, Answer)
-    assert rig.retried == 2
+    assert len(rig.retries) == 2
     assert len(rig.transport.calls) <= 7
     assert run.calls == 3
 
@@ -190,7 +130,7 @@ async def test_an_agent_that_fails_fails_the_task_once() -> None:
     rig.submit()
     [end] = await rig.ended()
     assert isinstance(end, ServerError)
-    assert rig.breaker.failures(asyncio.get_running_loop().time()) >= 3
+    assert rig.failures >= 3
 
 
 async def test_a_wrong_task_is_not_asked_again() -> None:
@@ -207,7 +147,7 @@ async def test_cancelled_with_samples_waiting_and_under_way() -> None:
     rig = Rig(lambda number: None, concurrency=2)
     run = rig.submit()
     await until(lambda: rig.transport.running == 2)
-    assert rig.caller.waits_for(run, asyncio.get_running_loop().time()) == "calling"
+    assert rig.caller.waits_for(run, rig.now) == "calling"
     rig.caller.cancel(run)
     [end] = await rig.ended()
     assert isinstance(end, Cancelled)
@@ -230,7 +170,7 @@ async def test_at_its_deadline_a_task_has_the_answer_of_most_samples_or_none() -
         rig.submit(expires_s=0.1)
         [end] = await rig.ended()
         assert isinstance(end, kind)
-        assert rig.breaker.failures(asyncio.get_running_loop().time()) == 0
+        assert rig.failures == 0
 
 
 async def test_a_task_that_waits_for_its_first_turn_is_one_item() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,6 +29,8 @@ from tests.support.partition_fakes import intake
 from tests.support.schema_registry import FakeRegistry, Written
 from tests.support.wait import settle, until
 
+pytestmark = pytest.mark.virtual_time
+
 URL = "https://registry.test/api"
 SECRET = "the-secret"
 STRING = {"schema": '"string"'}
@@ -39,25 +42,29 @@ def avro(text: str = "t1", schema_id: int = 7) -> bytes:
 
 
 class Rig:
-    """A registry that answers as it is told to, the last answer again and again; its clock stands, sleeps pass at once."""
+    """A registry that answers as it is told to, the last answer again and again.
+
+    `asked_at`: seconds; `at_once`: the most requests that it had to answer at the same time.
+    """
 
     def __init__(self, *answers: httpx.Response | Exception) -> None:
         self.answers = list(answers)
         self.asked: list[httpx.Request] = []
-        self.slept: list[float] = []
-        self.now = 100.0
+        self.asked_at: list[float] = []
+        self.answering = self.at_once = 0
         self.cache = SchemaCache()
         self.registry = SchemaRegistry(
-            URL, ("me", SECRET), cache=self.cache, now=lambda: self.now, sleep=self._sleep,
+            URL, ("me", SECRET), cache=self.cache, now=asyncio.get_running_loop().time,
             transport=httpx.MockTransport(self._answer),
         )  # fmt: skip
 
-    async def _sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        await asyncio.sleep(0)
-
-    def _answer(self, request: httpx.Request) -> httpx.Response:
+    async def _answer(self, request: httpx.Request) -> httpx.Response:
         self.asked.append(request)
+        self.asked_at.append(asyncio.get_running_loop().time())
+        self.answering += 1
+        self.at_once = max(self.at_once, self.answering)
+        await asyncio.sleep(0.001)
+        self.answering -= 1
         found = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(found, Exception):
             raise found
@@ -116,7 +123,8 @@ async def test_a_registry_that_is_away_makes_no_dead_letter(answer: Any, reason:
     await until(lambda: rig.registry.problem)
     assert rig.registry.problem == str(caught.value)
     await waiting
-    assert rig.slept == [0.5, 1, 2, 4, 8, 16, 30, 30]
+    pauses = [after - before for before, after in pairwise(rig.asked_at)]
+    assert pauses == pytest.approx([0, 0.5, 1, 2, 4, 8, 16, 30, 30], abs=0.01)
     assert rig.registry.problem is None
     assert rig.read(avro()) == "t1"
 
@@ -129,19 +137,10 @@ async def test_ids_that_were_made_up_push_no_schema_out_and_are_asked_for_togeth
     rig = Rig(httpx.Response(200, json=STRING))
     rig.cache._most = 20
     await rig.registry.learn([Written(avro())])
-    rig.answers, begin = [MISSING], len(rig.slept)
+    rig.answers = [MISSING]
     made_up = [Written(avro(schema_id=number)) for number in range(100, 130)]
-    most, running = 0, rig.registry._running
-
-    async def sleep(seconds: float) -> None:
-        nonlocal most
-        most = max(most, len(running))
-        await asyncio.sleep(0)
-
-    monkeypatch.setattr(rig.registry, "_sleep", sleep)
     await rig.registry.learn(made_up)
-    assert most == 10
-    assert begin == len(rig.slept) == 0
+    assert rig.at_once == 10
     assert rig.read(avro()) == "t1"
     assert rig.registry.first_unknown(made_up[-20:]) is None
 
@@ -156,7 +155,7 @@ async def test_what_the_registry_does_not_have_is_refused_for_a_while() -> None:
     await rig.registry.learn([Written(avro())])
     assert len(rig.asked) == MISSING_TRIES
     rig.answers = [httpx.Response(200, json=STRING)]
-    rig.now += REFUSED_S
+    await asyncio.sleep(REFUSED_S)
     assert rig.registry.first_unknown([Written(avro())]) == 0
     await rig.registry.learn([Written(avro())])
     assert rig.read(avro()) == "t1"
@@ -239,7 +238,6 @@ async def test_a_partition_waits_for_its_schema_and_the_others_go_on(monkeypatch
     """Nothing of it is lost, doubled or out of order; while it waits it is not fetched."""
     rig = Rig(httpx.ConnectError("away"))
     use(rig, monkeypatch)
-    monkeypatch.setattr(rig.registry, "_sleep", lambda seconds: asyncio.sleep(0.005))
     consumer, partitions = FakeConsumer(), {number: Partition(number) for number in (0, 1)}
     consumer.listener = SimpleNamespace(on_partitions_assigned=lambda tps: asyncio.sleep(0))
     await consumer.assign(*(one.tp for one in partitions.values()))
@@ -263,7 +261,7 @@ async def test_a_partition_waits_for_its_schema_and_the_others_go_on(monkeypatch
     assert partitions[1].seen == [0, 1, 2, 3]
     assert consumer.paused == {waits}
     assert waits not in feed.polled, "the watchdog counts it as no stall"
-    assert "schema 7 cannot be fetched" in (rig.registry.problem or "")
+    assert "schema 7 cannot be fetched" in await until(lambda: rig.registry.problem)
     rig.answers = [httpx.Response(200, json=STRING)]
     await until(lambda: not consumer.paused)
     for _ in range(3):
@@ -341,7 +339,6 @@ async def test_points_wait_for_their_schema_and_those_of_other_partitions_do_not
 ) -> None:
     rig = Rig(httpx.ConnectError("away"))
     use(rig, monkeypatch)
-    monkeypatch.setattr(rig.registry, "_sleep", lambda seconds: asyncio.sleep(0.005))
     held, one, two, other = HeldRecords(), TP("points", 0), TP("points", 1), TP("changelog", 0)
 
     def fetched(records: dict[TP, list[Any]]) -> dict[TP, list[int]]:
@@ -366,8 +363,8 @@ async def test_points_wait_for_their_schema_and_those_of_other_partitions_do_not
     assert one not in held
 
 
-async def test_a_real_server_is_asked_with_credentials() -> None:
-    with FakeRegistry() as server:
+def test_a_real_server_is_asked_with_credentials() -> None:
+    async def ask(server: FakeRegistry) -> None:
         server.authorization = "Basic bWU6dGhlLXNlY3JldA=="
         number = server.add({"type": "string"})
         cache = SchemaCache()
@@ -377,6 +374,9 @@ async def test_a_real_server_is_asked_with_credentials() -> None:
         read = cache.get(number)
         assert read is not None
         assert read(b"\4t1") == "t1"
+
+    with FakeRegistry() as server:
+        asyncio.run(ask(server))
 
 
 def settings(**kafka: Any) -> Settings:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -17,6 +18,7 @@ from agents_io.serving.definition import AgentFunction
 from agents_io.serving.gateway import payload_of
 from agents_io.serving.http import HttpAgent
 from schemas.pb.gateway_pb2 import TaskRequest
+from tests.support.wait import until
 
 
 class Request(BaseModel):
@@ -283,16 +285,19 @@ async def test_a_failed_run_is_not_remembered() -> None:
 
 
 async def test_a_full_agent_answers_429_with_retry_after() -> None:
+    begun = 0
     go = asyncio.Event()
 
     @agent("a", concurrency=2)
     async def served(payload: Any) -> str:
+        nonlocal begun
+        begun += 1
         await go.wait()
         return "ok"
 
     async with caller(served) as call:
         running = [asyncio.ensure_future(call({})) for _ in range(2)]
-        await asyncio.sleep(0.05)
+        await until(lambda: begun == 2)
         status, headers, _ = await call({})
         assert (status, headers["Retry-After"]) == (429, "1")
         go.set()
@@ -312,14 +317,17 @@ async def test_stopping_lets_calls_finish_and_refuses_new_ones() -> None:
     server = HttpAgent(agent=served, host="127.0.0.1", port=0)
     await server.__aenter__()
     async with aiohttp.ClientSession() as session:
+
+        async def unwell() -> bool:
+            async with session.get(server.endpoint + "/health") as health:
+                return health.status == 503
+
         running = asyncio.ensure_future(session.post(server.endpoint + "/analyze", json={}))
         await begun.wait()
         stopping = asyncio.ensure_future(server.__aexit__(None, None, None))
-        await asyncio.sleep(0.05)
+        await until(unwell)
         async with session.post(server.endpoint + "/analyze", json={}) as refused:
             assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
-        async with session.get(server.endpoint + "/health") as health:
-            assert health.status == 503
         go.set()
         async with await running as answer:
             assert (await answer.json())["value"] == "done"
@@ -341,6 +349,49 @@ async def test_a_plans_context_reaches_those_that_ask_for_it() -> None:
     assert await strict.call({"payload": "text", "context": context}) == "text"
 
 
+class Summarizer:
+    """An agent with state of its own."""
+
+    async def __call__(self, payload: Request) -> str:
+        return payload.text.upper()
+
+    def summarize(self, payload: Request) -> str:
+        return payload.text.upper()
+
+
+def _prefixed(prefix: str, payload: Request) -> str:
+    return prefix + payload.text.upper()
+
+
+@pytest.mark.parametrize(
+    "function", [Summarizer(), Summarizer().summarize, partial(_prefixed, ""), partial(Summarizer())]
+)
+async def test_the_payload_of_objects_methods_and_partials_is_validated(function: Callable[..., Any]) -> None:
+    """A payload that does not fit is the caller's fault (400), not a failure of the agent (500), which is retried."""
+    async with caller(agent("a")(function)) as call:
+        assert (await call({"text": "rain"}))[2]["value"] == "RAIN"
+        status, _, body = await call({"txt": "rain"})
+        assert status == 400
+        assert body["error"].startswith("payload: text: ")
+
+
+async def test_an_answer_that_cannot_be_sent_is_logged_without_our_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    @agent("a")
+    async def wrong(payload: Any) -> Any:
+        return {1, 2}
+
+    @agent("b")
+    def raises(payload: Any) -> Any:
+        raise KeyError("text")
+
+    for one, traced in ((wrong, False), (raises, True)):
+        caplog.clear()
+        async with caller(one) as call:
+            assert (await call({}))[0] == 500
+        [logged] = [record for record in caplog.records if "agent function failed" in record.getMessage()]
+        assert bool(logged.exc_info) == traced
+
+
 def test_functions_that_cannot_be_agents() -> None:
     for function in (lambda: 1, lambda *, payload: 1, lambda payload, other: 1):
         with pytest.raises(TypeError):
@@ -352,10 +403,20 @@ def test_functions_that_cannot_be_agents() -> None:
     async def yields_later(payload: Any) -> AsyncIterator[Any]:
         yield payload
 
-    for generator in (yields, yields_later):
-        with pytest.raises(TypeError, match=r"yields.*: an agent's function returns its answer"):
+    class Yields:
+        def __call__(self, payload: Any) -> Iterator[Any]:
+            yield payload
+
+    for generator in (yields, yields_later, Yields(), partial(yields)):
+        with pytest.raises(TypeError, match="an agent's function returns its answer"):
             agent("a")(generator)
-    for options in ({"concurrency": 0}, {"confidence": 2}):
+    with pytest.raises(TypeError, match="not a class"):
+        agent("a")(Summarizer)
+    with pytest.raises(TypeError, match="a method without its object"):
+        agent("a")(Summarizer.summarize)
+    with pytest.raises(TypeError, match="an agent needs a name"):
+        agent(yields)  # type: ignore[arg-type]
+    for options in ({"concurrency": 0}, {"concurrency": "5"}, {"confidence": 2}, {"confidence": "high"}):
         with pytest.raises(ValueError, match="must be"):
             agent("a", **options)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="named"):

@@ -8,6 +8,7 @@ import contextlib
 import pytest
 
 from streams.engine import supervised
+from tests.support.wait import until
 
 pytestmark = pytest.mark.virtual_time
 
@@ -27,8 +28,7 @@ async def test_a_watcher_that_fails_runs_again(
         await asyncio.sleep(60)
 
     task = asyncio.create_task(supervised.supervised("log-check", run))
-    while runs < 3:  # noqa: ASYNC110 - a count under test
-        await asyncio.sleep(0.001)
+    await until(lambda: runs >= 3)
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task

@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from streams.rules.source_record import SourceRecord
 from streams.settings import Settings
 from streams.tracing.export import Provider, TracingError, _Rarely, make_ids, provider
+from tests.support.wait import until
 
 BASE = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
 SOURCE_RECORD = SourceRecord("tasks", 0, 1, None, b"{}")
@@ -116,8 +117,7 @@ async def test_an_exporter_that_hangs_holds_up_neither_spans_nor_the_end() -> No
     tracing = made.role("dispatch", Settings())
     try:
         tracing.record(SOURCE_RECORD).close()
-        while not stuck.taken:  # noqa: ASYNC110 - a thread of the SDK's
-            await asyncio.sleep(0.001)
+        await until(lambda: stuck.taken)
         logging.getLogger("opentelemetry.sdk._shared_internal").setLevel(logging.ERROR)
         began = time.monotonic()
         for _ in range(2000):

@@ -12,7 +12,9 @@ from agents_io import Answer, Declined, agent, current_call
 from agents_io.fakes.steps import answer
 from schemas.times import parse_time
 from streams import AgentRejected, NoAgent, TaskExpired, WaitTimeout
+from streams.client.result import TaskResult
 from streams.testing import FakeAgent, VirtualTime, garbage, hang, raw, reset, status
+from streams.testing.virtual_loop import RealTimeNeeded
 
 
 class Order(BaseModel):
@@ -201,6 +203,26 @@ def test_whatever_a_function_raises_fails_the_call_as_over_http(raised: BaseExce
         outcome = v.submit("raiser", {}, retries=0).outcome()
         assert outcome.error is not None
         assert (outcome.error.code, type(raised).__name__ in outcome.error.message) == ("http_5xx", True)
+
+
+def test_what_takes_real_time_fails_the_call_and_the_test() -> None:
+    """Before, time jumped past it, and the attempt timed out."""
+
+    @agent("threaded")
+    async def threaded(payload: Any) -> int:
+        return await asyncio.to_thread(len, "x")
+
+    outcomes: list[TaskResult[Any]] = []
+
+    def scenario() -> None:
+        with VirtualTime(agents=[threaded]) as v:
+            outcomes.append(v.submit("threaded", {}, retries=0).outcome())
+
+    with pytest.raises(RealTimeNeeded, match="refused while the loop ran: a thread"):
+        scenario()
+    [outcome] = outcomes
+    assert outcome.error is not None
+    assert "a thread (run_in_executor) takes real time" in outcome.error.message
 
 
 def test_a_function_sees_the_conversation_of_its_call() -> None:

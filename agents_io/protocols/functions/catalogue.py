@@ -14,7 +14,6 @@ useless raise `Refused`; anything else that is raised counts as a failure of the
 from __future__ import annotations
 
 import importlib
-import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
@@ -22,6 +21,8 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any, TypeVar
+
+from agents_io.rules.callables import describe_import_error, is_async, is_generator
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -122,10 +123,8 @@ def load_functions(modules: Iterable[str] = ()) -> Functions:
 def _of_module(name: str) -> Iterator[Function]:
     try:
         module = importlib.import_module(name)
-    except Exception as error:
-        raise FunctionsError(
-            f"functions.modules: {name} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
+    except (Exception, SystemExit) as error:
+        raise FunctionsError(f"functions.modules: {name} cannot be imported: {describe_import_error(error)}") from error
     found = list(_marked(module))
     if not found:
         raise FunctionsError(f"functions.modules: {name} holds no callable marked with @function")
@@ -149,19 +148,22 @@ def _of_entry_points() -> Iterator[Function]:
                 yield _made(getattr(loaded, _MARK, point.name), loaded)
             else:
                 raise TypeError("is neither a module nor a callable")
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise FunctionsError(
-                f"entry point {point.name} of {GROUP} ({point.value}): {type(error).__name__}: {error}"
+                f"entry point {point.name} of {GROUP} ({point.value}): {describe_import_error(error)}"
             ) from error
 
 
 def _made(name: str, one: Callable[..., Any]) -> Function:
     _check(name)
-    called = type(one).__call__ if not inspect.isroutine(one) else one
-    return Function(name, one, inspect.iscoroutinefunction(one) or inspect.iscoroutinefunction(called))
+    if is_generator(one):
+        raise FunctionsError(f"function {name!r}: a function returns its answer; a generator yields several")
+    return Function(name, one, is_async(one))
 
 
 def _check(name: str) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f'a function needs a name, not {name!r}: @function("word-count")')
     if len(name) > MAX_NAME or not _NAME.fullmatch(name):
         raise ValueError(
             f"a function cannot be named {name[:80]!r}: letters, digits and ._:/- only, at most {MAX_NAME}"

@@ -29,8 +29,8 @@ LONG_ID = 200
 class OriginTask:
     """The task a plan answers, and its times as epoch ms.
 
-    `submitted_ms`: the timestamp of its first record, None if unknown; `accepted_ms`: when dispatch took it;
-    `expires_ms`: its deadline.
+    `submitted_ms`: the timestamp of its first record, None if unknown; `accepted_ms`: when dispatch took it; `expires_ms`: its
+    deadline. `refused`: how it ends without a run.
     """
 
     task: Task
@@ -38,6 +38,7 @@ class OriginTask:
     submitted_ms: int | None
     accepted_ms: int
     expires_ms: int
+    refused: TaskError | None = None
 
     @property
     def wait_ms(self) -> int | None:
@@ -100,8 +101,15 @@ def refuse_step(task: Task) -> None:
         )
 
 
-def plan_for(task: Task, echo: EchoedMetadata, submitted_ms: int, accepted_ms: int, expires_ms: int) -> dict[str, Any]:
-    """The plan of a task, as JSON. `echo`: the metadata its result repeats.
+def plan_for(
+    task: Task,
+    echo: EchoedMetadata,
+    submitted_ms: int,
+    accepted_ms: int,
+    expires_ms: int,
+    refused: TaskError | None = None,
+) -> dict[str, Any]:
+    """The plan of a task, as JSON. `echo`: the metadata its result repeats. `refused`: how it ends without a run.
 
     >>> found = plan_for(Task(id="t", type="pattern", target="p", payload=1), {}, 0, 0, 30_000)
     >>> found["id"], found["tasks"]
@@ -119,6 +127,11 @@ def plan_for(task: Task, echo: EchoedMetadata, submitted_ms: int, accepted_ms: i
     }
     if task.plan_id is not None:
         answers["planId"] = task.plan_id
+    if refused is not None:
+        # A coordinator of an older version reads the time alone: it does not run the pattern either.
+        answers |= {"refused": refused.wire(), "expires": answers["accepted"]}
+        step["payload"] = None
+        step.pop("context", None)
     return {"id": plan_of(task.id), "kind": "sequential", "tasks": [step], "answers": answers}
 
 
@@ -136,7 +149,10 @@ def origin_of(data: Mapping[str, Any]) -> OriginTask | None:
     origin = {"id": task.id, "type": "pattern", "target": task.target, "payload": None, "metadata": answers.metadata}
     if answers.plan_id is not None:
         origin["planId"] = answers.plan_id
-    return OriginTask(validate(Task, origin), answers.metadata, answers.submitted, answers.accepted, answers.expires)
+    refused = None if answers.refused is None else validate(TaskError, answers.refused)
+    return OriginTask(
+        validate(Task, origin), answers.metadata, answers.submitted, answers.accepted, answers.expires, refused
+    )
 
 
 def timed(data: Mapping[str, Any], origin: OriginTask, now_ms: int) -> dict[str, Any]:
