@@ -1,4 +1,4 @@
-"""What kind of callable a user gave (a function, a partial, a bound method, an object), and why its module failed. Pure."""
+"""Tells kinds of callables apart (function, partial, bound method, object) and describes a failed import. Pure."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 _OURS = str(Path(__file__).parents[1])
-"""Where the decorators that a user's module calls are: not the place of a fault in it."""
+"""The directory of our own code; its frames are never the place of a fault in a user's module."""
 
 
 def function_of(call: Callable[..., Any]) -> Callable[..., Any]:
-    """The function whose body runs when `call` is called: it has the type hints, and knows whether it is async.
+    """The function whose body runs when `call` is called; it carries the type hints and the async flag.
 
     >>> function_of(functools.partial(max, 1)) is max
     True

@@ -204,9 +204,7 @@ def _signature(function: Callable[..., Any]) -> tuple[TypeAdapter[Any] | None, b
     open_ended = (first.VAR_KEYWORD, first.VAR_POSITIONAL)
     required = [one.name for one in others if one.default is one.empty and one.kind not in open_ended]
     if first.name == "self" and inspect.isfunction(function):
-        raise TypeError(
-            f"{where}: a method without its object; make the bound method an agent: agent(NAME)(OBJECT.METHOD)"
-        )
+        raise TypeError(f"{where}: this method has no object; register the bound method: agent(NAME)(OBJECT.METHOD)")
     if unknown := [name for name in required if name != "context"]:
         raise TypeError(f"{where}: {unknown[0]}: only the payload and `context` are passed")
     try:

@@ -51,7 +51,7 @@ def serve(
         ),
     ] = None,
     ca_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="with --dial: speak TLS, trust this CA", show_default=False)
+        Path | None, typer.Option(metavar="FILE", help="with --dial: use TLS and trust this CA", show_default=False)
     ] = None,
 ) -> None:
     """Run an agent until SIGTERM or Ctrl-C: over HTTP (--port), dialled in (--dial) or on Kafka (--consume)."""

@@ -62,7 +62,9 @@ def add(
     max_requests: Annotated[
         int | None, typer.Option(metavar="N", help="at most N calls in any --window; default 100", show_default=False)
     ] = None,
-    window: Annotated[str | None, typer.Option(metavar="DURATION", help="such as 60s", show_default=False)] = None,
+    window: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="window of --max-requests, such as 60s", show_default=False)
+    ] = None,
     max_concurrency: Annotated[
         int | None, typer.Option(metavar="N", help="at most N calls at once; default 10", show_default=False)
     ] = None,

@@ -34,7 +34,7 @@ def detect(
     points: Annotated[int, typer.Option(min=1000, max=100_000_000, help="points of each stable stream")] = 100_000,
     seed: Annotated[int, typer.Option(help="seed of the streams")] = 1,
     kappa: Annotated[
-        float, typer.Option(min=1, max=1000, help="how narrow confidences lie (20: standard deviation .078)")
+        float, typer.Option(min=1, max=1000, help="concentration of the confidences (20: standard deviation .078)")
     ] = 20.0,
     series: Annotated[
         int, typer.Option(min=1, max=1000, help="labelled series of each kind (seasonal, trending, heavy-tailed, ...)")

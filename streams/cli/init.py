@@ -113,7 +113,7 @@ FILES = {
 
 
 def init(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="of the agent and its directory")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="name of the agent and its directory")],
 ) -> None:
     """Make a directory NAME with an agent, its test, settings and a compose file. Existing files are never touched."""
     _check(name, "init")
@@ -134,7 +134,7 @@ def init(
 
 @app.command("agent")
 def new_agent(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="of the agent; its module has _ for each -")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="name of the agent; in its module's name - becomes _")],
 ) -> None:
     """Write an agent NAME and its test into this directory. Existing files are never touched."""
     _check(name, "new agent")

@@ -44,17 +44,20 @@ def add(
         str | None, typer.Option(metavar="DURATION", help="in place of --cron, such as 90s", show_default=False)
     ] = None,
     timezone: Annotated[
-        str | None, typer.Option(metavar="NAME", help="of --cron, such as Europe/Berlin; UTC", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="NAME", help="time zone of --cron, such as Europe/Berlin; default UTC", show_default=False
+        ),
     ] = None,
     task: Annotated[str | None, typer.Option(metavar="JSON", help="a task without id", show_default=False)] = None,
     catch_up: Annotated[
         str | None, typer.Option(metavar="MODE", help="after an outage: skip (default), one, all", show_default=False)
     ] = None,
     start_at: Annotated[
-        str | None, typer.Option(metavar="TIME", help="no time before this one", show_default=False)
+        str | None, typer.Option(metavar="TIME", help="make no task before this time", show_default=False)
     ] = None,
     end_at: Annotated[
-        str | None, typer.Option(metavar="TIME", help="no time at this one or later", show_default=False)
+        str | None, typer.Option(metavar="TIME", help="make no task at this time or later", show_default=False)
     ] = None,
     file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Schedule JSON lines; - reads stdin", show_default=False)
@@ -142,7 +145,7 @@ async def _ls(settings: Settings, form: Format) -> None:
 @app.command("next")
 def next_times(
     schedule_id: Id,
-    count: Annotated[int, typer.Option("--count", min=1, max=1000, metavar="N", help="how many")] = 5,
+    count: Annotated[int, typer.Option("--count", min=1, max=1000, metavar="N", help="how many times to print")] = 5,
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,
     output: OutputFormat = None,

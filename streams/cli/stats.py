@@ -46,7 +46,7 @@ class Interval(StrEnum):
 
 def stats(
     agents: Annotated[list[str], typer.Argument(metavar="AGENT...", help="one, or several to compare")],
-    interval: Annotated[Interval, typer.Option(help="which windows are put together")] = Interval.minute,
+    interval: Annotated[Interval, typer.Option(help="which windows to combine")] = Interval.minute,
     last: Annotated[
         str | None,
         typer.Option(

@@ -47,7 +47,7 @@ class TaskStatus(StrEnum):
     waiting = "waiting"
 
 
-Since = Annotated[str, typer.Option(metavar="DURATION|TIME", help="since when: 15m, 24h ago, or an RFC 3339 time")]
+Since = Annotated[str, typer.Option(metavar="DURATION|TIME", help="since when: 15m or 24h ago, or an RFC 3339 time")]
 Agent = Annotated[str | None, typer.Option(metavar="ID", help="only tasks of this agent", show_default=False)]
 
 

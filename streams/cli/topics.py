@@ -35,7 +35,7 @@ Partitions = Annotated[
 Replication = Annotated[
     int | None,
     typer.Option(
-        min=1, max=100, metavar="N", help="copies of each partition; the broker's default", show_default=False
+        min=1, max=100, metavar="N", help="copies of each partition; default: the broker's", show_default=False
     ),
 ]
 

@@ -48,7 +48,9 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
     loop = _LOOP.get()
     if _running() is loop:  # it would wait for itself, and every client of the process with it
         work.close()
-        raise ClientError("streams.sync was used from its own thread, which reads lists of payloads: give a generator")
+        raise ClientError(
+            "streams.sync cannot be called on its own thread, as code inside a list of payloads is; pass a generator instead"
+        )
     future = asyncio.run_coroutine_threadsafe(work, loop)
     try:
         return future.result()
@@ -65,7 +67,7 @@ def _running() -> asyncio.AbstractEventLoop | None:
 
 
 async def read_in_thread(items: Iterable[T]) -> AsyncGenerator[T]:
-    """The items, each read when it is asked for, by a thread of their own: they may block, and may use a client."""
+    """Yields the items. A separate thread reads each one on demand, so reading may block or use a client."""
     loop = asyncio.get_running_loop()
     wanted: SimpleQueue[asyncio.Future[Any] | None] = SimpleQueue()
 

@@ -86,9 +86,9 @@ class Client(Subscriptions):
         await self.close()
 
     async def start(self) -> None:
-        """Connect; once. Raises `KafkaUnreachable`, `TopicsMissing`, `ClientError`; `ClientClosed` after `close`."""
+        """Connect, unless connected. Raises `KafkaUnreachable`, `TopicsMissing`, `ClientError`; `ClientClosed` after `close`."""
         if self._closed:
-            raise ClientClosed("a client that was closed cannot be started again: make another one")
+            raise ClientClosed("a closed client cannot be started again; create a new one")
         if self._open:
             return
         quiet_logs()
@@ -102,7 +102,7 @@ class Client(Subscriptions):
         self._open = True
 
     async def close(self) -> None:
-        """Disconnect. Calls that wait raise `ClientClosed`; what was submitted goes on, but for tasks of an unfinished `map`."""
+        """Disconnect. Waiting calls raise `ClientClosed`. Submitted tasks go on, except those of an unfinished `map`."""
         if self._open:
             if self._process != os.getpid() or (self._loop is not None and self._loop.is_closed()):
                 # Nothing of it runs here: its loop is over, or the process this one was forked from has it.
@@ -393,7 +393,7 @@ class Client(Subscriptions):
 
     def _require_its_loop(self) -> None:
         if self._process != os.getpid():
-            raise ClientError("the client was started before this process was forked: make another one in it")
+            raise ClientError("the client was started before this process was forked; create a new one in this process")
         if asyncio.get_running_loop() is not self._loop:
             raise ClientError(
                 "the client was started on another event loop: use one client for each loop, or streams.sync"

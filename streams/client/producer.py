@@ -66,7 +66,7 @@ class TaskProducer:
         self._renewing = asyncio.Lock()
         self._turns: defaultdict[tuple[str, int | None], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._taken: dict[TopicPartition, float] = {}
-        """Loop time at which each partition took a record of this producer last."""
+        """Loop time at which each partition last took a record of this producer."""
         self._worn = False
         self._counted = 0.0
         self._again: set[asyncio.Task[None]] = set()
@@ -174,7 +174,7 @@ class TaskProducer:
         return sent
 
     def _note_taken(self, acknowledged: Any) -> None:
-        """Remember when a partition took a record last. `acknowledged`: aiokafka's RecordMetadata."""
+        """Remember when a partition last took a record. `acknowledged`: aiokafka's RecordMetadata."""
         self._taken[acknowledged.topic_partition] = asyncio.get_running_loop().time()
 
     def _partition(self, topic: str, request: Request) -> int | None:

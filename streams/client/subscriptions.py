@@ -35,7 +35,7 @@ async def subscribe(
     since: Since | None,
     require_open: Callable[[], None],
 ) -> AsyncGenerator[M]:
-    """The wanted messages of a topic. Raises `ClientError` at its beginning only, and what `require_open` raises at any time."""
+    """The wanted messages of a topic. Raises `ClientError` on first use only, and the errors of `require_open` any time."""
     require_open()
     begin_ms = None if since is None else since_ms(since, round(time.time() * 1000))
     feed = Feed(settings, topic, since_ms=begin_ms)

@@ -83,7 +83,7 @@ class ResultReader(Generic[R]):
                 self._task = asyncio.create_task(self._follow(), name="parallax-client-results")
 
     async def close(self, error: ClientError) -> None:
-        """Stop reading. Waiting calls raise `error`, and so do later ones on handles that are left."""
+        """Stop reading. Waiting calls raise `error`, and so do later calls on existing handles."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

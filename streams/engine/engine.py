@@ -113,7 +113,7 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
         self._stopping = self._renewing = False
         self._outlasting = outlasting
         self._uncommitted: dict[int, list[bytes]] = {}
-        """By partition number: what outlasts its last handler, if that lost its place."""
+        """By partition number: the state kept after its last handler, if that could not commit."""
         self._growth = GrowthWatch(list(self._names), config.assignor)
         kept = inherited = None
         if config.state is not None:
@@ -319,7 +319,7 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
         self._room.set()
 
     def _keep_uncommitted(self, processor: PartitionProcessor) -> None:
-        """What outlasts a handler that has ended. Only until the group rebalances: another owner would know more."""
+        """The state kept after a handler has ended, until the group rebalances: then another owner may know more."""
         if processor.handler is not None:
             self._uncommitted[processor.number] = self._outlasting(cast("H", processor.handler))
 

@@ -85,7 +85,7 @@ class PartitionProcessor:
         self.ready = False
         self.closed = False
         self.lost = False
-        """Whether it lost its place: what it did last may not be committed."""
+        """Whether its last work may be uncommitted."""
         self.committer = committer
         self._on_room = on_room
         self._on_lost = on_lost

@@ -19,11 +19,11 @@ Ts = TypeVarTuple("Ts")
 
 
 class RealTimeNeeded(RuntimeError):
-    """What was asked of the loop takes real time, or its wait could never end."""
+    """An operation needs real time, or its wait could never end."""
 
 
 class _Selector(selectors.DefaultSelector):
-    """Never waits: a wait of `timeout` seconds is passed to `waited`; one without an end (None) too."""
+    """Never waits: passes the `timeout` (seconds; None: no end) to `waited` instead."""
 
     def __init__(self, waited: Callable[[float | None], None]) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def _wait(self, seconds: float | None) -> None:
         if seconds is None:
-            raise RealTimeNeeded(f"virtual time: no timer runs, so these wait for ever: {_waiting(self)}")
+            raise RealTimeNeeded(f"virtual time: no timer runs, so these would wait forever: {_waiting(self)}")
         self._now += seconds
 
     def time(self) -> float:

@@ -416,7 +416,7 @@ async def test_a_closed_client_keeps_nobody_waiting(p: Pipeline) -> None:
     with pytest.raises(ClientClosed):
         async for _ in events:
             pass
-    with pytest.raises(ClientClosed, match="make another one"):
+    with pytest.raises(ClientClosed, match="create a new one"):
         await client.start()
     await asyncio.sleep(FIRST_LOOK_S + 0.2)  # then the first search for an earlier result would begin
     assert not [one for one in asyncio.all_tasks() - before if one.get_name() == "parallax-client-history"]

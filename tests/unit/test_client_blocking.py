@@ -83,5 +83,5 @@ def test_waiting_for_itself_is_refused() -> None:
     async def nested() -> None:
         wait_for(asyncio.sleep(0))
 
-    with pytest.raises(ClientError, match="from its own thread"):
+    with pytest.raises(ClientError, match="on its own thread"):
         wait_for(nested())

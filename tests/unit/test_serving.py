@@ -412,7 +412,7 @@ def test_functions_that_cannot_be_agents() -> None:
             agent("a")(generator)
     with pytest.raises(TypeError, match="not a class"):
         agent("a")(Summarizer)
-    with pytest.raises(TypeError, match="a method without its object"):
+    with pytest.raises(TypeError, match="this method has no object"):
         agent("a")(Summarizer.summarize)
     with pytest.raises(TypeError, match="an agent needs a name"):
         agent(yields)  # type: ignore[arg-type]

@@ -110,7 +110,7 @@ def test_a_wait_that_cannot_end_is_named() -> None:
 
     loop = VirtualTimeLoop()
     task = loop.create_task(work(), name="stuck")
-    with pytest.raises(RealTimeNeeded, match=r"these wait for ever: stuck at .*test_virtual_loop\.py:\d+$"):
+    with pytest.raises(RealTimeNeeded, match=r"these would wait forever: stuck at .*test_virtual_loop\.py:\d+$"):
         loop.run_until_complete(task)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

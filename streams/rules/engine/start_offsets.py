@@ -58,7 +58,7 @@ def start_offset(
     """`committed`: offset and map, `NOT_COMMITTED` if there is none. `exact_ends`: whether `log.end` can be believed.
 
     >>> start_offset("tasks", 0, NOT_COMMITTED, KeptOffset(40, "", "id"), LogNow(0, 50, "id"), True)
-    Start(offset=40, map='', committed=False, why='the group is lost; going on from the kept one', fresh=False)
+    Start(offset=40, map='', committed=False, why="the group's offset is lost; continuing from the kept one", fresh=False)
     """
     offset, text = committed
     # 1. Another topic of the same name: neither offset is of this log.
