@@ -1,4 +1,4 @@
-"""A partition that moves, or is opened again, while calls are under way: they count there, though no task of theirs was finished."""
+"""A partition that moves, or is opened again, while calls are under way: they count there, though no task of theirs has ended."""
 
 from __future__ import annotations
 
