@@ -91,6 +91,8 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
         """Where the logs of open partitions ended when the watchdog last asked; also of those that there is no room to fetch."""
         self.log_changes = 0
         """How often a log turned out not to be the one that was read."""
+        self.arbiter: Engine[Any] | None = None
+        """Of another role of this worker, which joined its group before this one; see `_replaced`."""
         self.renewals = 0
         """How often the consumer was given up for another one."""
         self.assigned = asyncio.Event()
@@ -171,6 +173,10 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
         False in a worker that wakes from a freeze, until it has heard from the coordinator.
         """
         return self.lease.valid(asyncio.get_running_loop().time())
+
+    async def has_name(self) -> bool:
+        """Whether no other worker has joined this group under this worker's instance id."""
+        return not self._failure.done() and self._consumer is not None and not await is_taken(self._consumer)
 
     async def failed(self) -> None:
         """Wait for what the engine cannot mend by itself and raise it. Never returns otherwise."""
@@ -410,8 +416,16 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
             self.consumer.pause(*processor.partitions.values())
 
     async def _replaced(self, consumer: AIOKafkaConsumer) -> bool:
-        """The group knows this member no more. Unless another has its name it just joins again."""
+        """The group knows this member no more. Unless another has its name it just joins again.
+
+        Of two workers that start at the same moment under one instance id, each may be replaced in the group of another role, and
+        both would end. So the group that both joined first decides: who still has the name there joins again here.
+        """
         if not await is_taken(consumer):
+            return False
+        if self.arbiter is not None and await self.arbiter.has_name():
+            log.warning("another worker joined this group under the same instance id, and loses it again",
+                        group=self.config.group, instance_id=self.config.instance_id)  # fmt: skip
             return False
         why = f"another worker joined group {self.config.group} as instance id {self.config.instance_id!r}"
         self._fail(RuntimeError(f"{why}; give each worker an --instance-id of its own"))
