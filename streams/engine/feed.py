@@ -33,6 +33,7 @@ TURN = 64
 which need a dozen turns, take seconds: everything uncommitted is done again after a kill.
 """
 UNREADABLE_PAUSE_S = 30.0
+FAULTY_PAUSE_S = 1.0
 LISTEN_PAUSE_S = 1.0
 FAILED_PAUSE_S = 0.1
 TELL_S = 5.0
@@ -251,12 +252,16 @@ class Feed:
             self._fail(error)
 
     def _set_aside(self, tp: TopicPartition, error: Exception) -> None:
-        """An unreadable log (a damaged batch, an unknown codec) must not stop the others: try it again later."""
-        log.error("a partition cannot be read", topic=tp.topic, partition=tp.partition, error=describe_error(error))
+        """An unreadable log (a damaged batch, an unknown codec) must not stop the others: try it again later. Soon, if that
+        may help by itself (a connection that broke).
+        """
+        pause_s = FAULTY_PAUSE_S if is_transient(error) else UNREADABLE_PAUSE_S
+        log.error("a partition cannot be read", topic=tp.topic, partition=tp.partition, pause_s=pause_s,
+                  error=describe_error(error))  # fmt: skip
         with contextlib.suppress(IllegalStateError):
             self._consumer.pause(tp)
         self._aside.add(tp)
-        asyncio.get_running_loop().call_later(UNREADABLE_PAUSE_S, self._take_back, tp)
+        asyncio.get_running_loop().call_later(pause_s, self._take_back, tp)
 
     def _with_schemas(
         self, schemas: SchemaRegistry, tp: TopicPartition, records: list[ConsumerRecord]

@@ -78,4 +78,5 @@ HOLES = (
           "doubled task", 8),
     _hole("T3", "a transaction that a dead worker left open holds up other topics for a minute, if its partitions open at once",
           "mix", "late result", 344),
+    _hole("T4", "a partition whose poll met a broken connection is set aside for 30 s", "late-commits", "late result", 6, 12, 13),
 )  # fmt: skip

@@ -12,6 +12,7 @@ from aiokafka.errors import (
     CorruptRecordException,
     GroupAuthorizationFailedError,
     InvalidSessionTimeoutError,
+    KafkaConnectionError,
     KafkaError,
     NodeNotReadyError,
     TransactionalIdAuthorizationFailed,
@@ -623,6 +624,20 @@ async def test_a_poll_that_fails_loses_nothing_of_other_partitions(
     del one.consumer.broken[bad]
     await until(lambda: len(taken()) == 60)
     assert len(set(taken())) == 60
+
+
+async def test_a_broken_connection_sets_no_partition_aside_for_long(rig: MakeRig) -> None:
+    """Its log is not at fault: it is read again within seconds."""
+    one = await rig()
+    await one.ready()
+    await until(lambda: TASKS in one.engine.feed.polled)
+    one.consumer.broken[TASKS] = KafkaConnectionError("lost")
+    one.consumer.write(TASKS, 3)
+    await until(lambda: TASKS not in one.engine.feed.polled)
+    del one.consumer.broken[TASKS]
+    begun = asyncio.get_running_loop().time()
+    await until(lambda: one.taken == [0, 1, 2])
+    assert asyncio.get_running_loop().time() - begun < 5
 
 
 async def test_polls_that_are_refused_for_long_fail_the_engine(rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
