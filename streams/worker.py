@@ -13,6 +13,7 @@ import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from aiokafka.errors import KafkaError
@@ -31,6 +32,7 @@ from streams.broker.kafka import (
 from streams.broker.noise import quiet_logs
 from streams.broker.topics_admin import TopicsError, TopicsMissing, check, size_limits
 from streams.dispatch.role import DispatchRole
+from streams.engine.engine import Engine
 from streams.engine.faults import describe_error, unauthorized
 from streams.engine.follower import TopicMissing
 from streams.exposure import Exposed, refuse_exposure
@@ -38,7 +40,7 @@ from streams.file_limit import raise_file_limit
 from streams.grpc_server import GrpcServer, PortTaken
 from streams.grpc_tls import TlsUnusable
 from streams.plans.role import PlansRole
-from streams.role import Role, RoleParts
+from streams.role import EngineRole, Role, RoleParts
 from streams.schedules.role import SchedulesRole
 from streams.settings import RoleName, Settings
 from streams.statistics.child import StatsFailed, StatsProcess
@@ -156,17 +158,23 @@ async def _running(settings: Settings) -> AsyncIterator[_RunningWorker]:
             address=web.reachable,
             spans=spans,
         )
+        arbiter: Engine[Any] | None = None
         for name in ROLES:
             if name in settings.roles:
-                web.add(await _started(name, parts, grpc_server, stack))
+                role = await _started(name, parts, grpc_server, stack, arbiter)
+                if arbiter is None and isinstance(role, EngineRole):
+                    arbiter = role.engine
+                web.add(role)
         addresses = WorkerAddresses(
             settings.bootstrap_servers, web.url, grpc_server.address or None, settings.roles, delivery
         )
         yield _RunningWorker(addresses, web.roles)
 
 
-async def _started(name: RoleName, parts: RoleParts, grpc_server: GrpcServer, stack: AsyncExitStack) -> Role:
-    """A role that runs; `stack` ends it."""
+async def _started(
+    name: RoleName, parts: RoleParts, grpc_server: GrpcServer, stack: AsyncExitStack, arbiter: Engine[Any] | None
+) -> Role:
+    """A role that runs; `stack` ends it. `arbiter`: the engine of the role that was started first."""
     settings = parts.settings
     if name == "stats":
         apart = settings.stats.own_process and settings.roles != ("stats",)
@@ -185,6 +193,7 @@ async def _started(name: RoleName, parts: RoleParts, grpc_server: GrpcServer, st
         role = DispatchRole(parts, grpc_server)
     else:
         role = PlansRole(parts) if name == "plans" else SchedulesRole(parts)
+    role.engine.arbiter = arbiter
     await role.start(stack)
     return role
 

@@ -22,7 +22,7 @@ import structlog
 from agents_io.calling.call_stats import CallStats
 from agents_io.calling.clock_lag import clock_lag_s
 from agents_io.calling.hedging import race
-from agents_io.calling.one_call import one_call
+from agents_io.calling.one_call import NotBegun, one_call
 from agents_io.calling.pending_call import CallEvents, PendingCall
 from agents_io.calling.rules.agent_queue import AgentQueue, Attempt, Block
 from agents_io.calling.rules.breaker import Outcome
@@ -263,7 +263,7 @@ class Caller(Generic[R]):
         one.
         """
         patience_s = self._patience_s(attempt.item)
-        calling = one_call(self._transport, self.agent, attempt)
+        calling = one_call(self._transport, self.agent, attempt, self._may_begin)
         if patience_s is None:
             try:
                 answer = await calling
@@ -297,7 +297,7 @@ class Caller(Generic[R]):
     async def _second(self, attempt: Attempt[Item[R]]) -> Answer:
         end: Answer | AgentError | None = None
         try:
-            end = await one_call(self._transport, self.agent, attempt, hedged=True)
+            end = await one_call(self._transport, self.agent, attempt, self._may_begin, hedged=True)
             return end
         except AgentError as error:
             end = error
@@ -341,7 +341,9 @@ class Caller(Generic[R]):
         if isinstance(item, Sample) and item.run not in self._groups:
             return
         probe = attempt.permit.probe and end.counts_against_agent
-        free = probe or end.retry_after_s is not None  # the agent asks for a wait, and waiting uses up no attempt
+        not_begun = isinstance(end, NotBegun)
+        # Where the agent asks for a wait: waiting uses up no attempt.
+        free = probe or not_begun or end.retry_after_s is not None
         run.attempts += not free
         if run.attempts > run.max_retries:
             self._finish(item, end)
@@ -349,8 +351,8 @@ class Caller(Generic[R]):
         if self._held:
             return  # the next owner of the partition tries again
         now = self._loop.time()
-        was_closing = isinstance(end, ConnectionWasClosing)
-        wait_s = 0.0 if was_closing else delay_s(item.calls - 1, self._retry, self._rng, end.retry_after_s)
+        at_once = not_begun or isinstance(end, ConnectionWasClosing)
+        wait_s = 0.0 if at_once else delay_s(item.calls - 1, self._retry, self._rng, end.retry_after_s)
         if probe:
             # The circuit is open again: a task with fewer failed probes tries it next.
             wait_s += max(0.0, self.queue.shut_until(now) - now)
@@ -371,7 +373,7 @@ class Caller(Generic[R]):
             timeout_s=run.timeout_s,
             priority=run.priority,
             not_before=now + wait_s,
-            retry=not (free or was_closing),
+            retry=not (free or at_once),
             place=attempt.place,
             failed_probes=attempt.failed_probes + 1 if probe else 0,
         )

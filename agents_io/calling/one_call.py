@@ -6,13 +6,12 @@ In: a transport, an agent, an attempt. Out: the answer, or an `AgentError`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable
 from typing import Any
 
-from agents_io.calling.pending_call import CallObserver
 from agents_io.calling.rules.agent_queue import Attempt
 from agents_io.calling.sampling import Item
-from agents_io.errors import CallTimeout, Expired
+from agents_io.errors import AgentError, CallTimeout, Expired
 from agents_io.transport import CONTEXT_HEADER, Answer, Call, Transport, header_text
 from schemas.messages import AgentRegistration
 
@@ -32,23 +31,35 @@ class WorkerStoodStill(CallTimeout):
     counts_against_agent = False
 
 
-def one_call(
-    transport: Transport, agent: AgentRegistration, attempt: Attempt[Item[Any]], hedged: bool = False
-) -> Coroutine[Any, Any, Answer]:
+class NotBegun(AgentError):
+    """Nothing was sent: since the call was decided on, this worker stood still and may have lost the agent to another."""
+
+    code = "timeout"
+    counts_against_agent = False
+
+
+async def one_call(
+    transport: Transport,
+    agent: AgentRegistration,
+    attempt: Attempt[Item[Any]],
+    may_begin: Callable[[], bool],
+    hedged: bool = False,
+) -> Answer:
     """Call the agent once. `hedged`: this is a second call beside the first. Raises `AgentError`."""
+    if not may_begin():
+        raise NotBegun("the call was not begun: this worker stood still, and may no longer own the agent")
+    late_s = asyncio.get_running_loop().time() - attempt.started_at
+    if late_s >= attempt.timeout_s > 0:
+        stood_still = f"the call was not begun: this worker stood still for {late_s:.1f} s"
+        raise Expired(stood_still) if attempt.cut else WorkerStoodStill(stood_still)
+    timeout_s = attempt.timeout_s if late_s < CLOCK_S else attempt.timeout_s - late_s
     observer = attempt.item.observer
     headers = attempt.item.headers
     if observer is None:
-        return _call(transport, agent, attempt, headers)
-    return _observed(transport, agent, attempt, observer, hedged)
-
-
-async def _observed(
-    transport: Transport, agent: AgentRegistration, attempt: Attempt[Item[Any]], observer: CallObserver, hedged: bool
-) -> Answer:
+        return await _call(transport, agent, attempt, headers, timeout_s)
     call = observer.begins(agent, attempt.item.calls, hedged)
     try:
-        answer = await _call(transport, agent, attempt, call.headers)
+        answer = await _call(transport, agent, attempt, call.headers, timeout_s)
     except BaseException as error:
         call.ended(error)
         raise
@@ -57,7 +68,11 @@ async def _observed(
 
 
 async def _call(
-    transport: Transport, agent: AgentRegistration, attempt: Attempt[Item[Any]], headers: tuple[tuple[str, str], ...]
+    transport: Transport,
+    agent: AgentRegistration,
+    attempt: Attempt[Item[Any]],
+    headers: tuple[tuple[str, str], ...],
+    timeout_s: float,
 ) -> Answer:
     run = attempt.item
     if run.context_id:
@@ -66,7 +81,7 @@ async def _call(
         run.task_id,
         run.idempotency_key,
         run.body,
-        attempt.timeout_s,
+        timeout_s,
         headers,
         run.pattern_name,
         run.context_id,

@@ -233,10 +233,11 @@ def _items(value: str | None) -> set[str]:
     return {item.strip() for item in (value or "").split(",")}
 
 
-async def check(settings: Settings) -> int:
+async def check(settings: Settings, equal: bool = False) -> int:
     """The partition count of the aligned topics. Raises `TopicsMissing`, `BrokerUnreachable`, `SettingsError`.
 
     While partitions are added, some topics may already have a multiple of it: workers use the partitions that all have.
+    `equal`: none may.
     """
     topics = wanted(settings.topic_prefix)
     async with admin_client(settings) as admin:
@@ -246,9 +247,12 @@ async def check(settings: Settings) -> int:
         raise TopicsMissing(f"missing topics: {', '.join(missing)}; create them with: parallax topics apply")
     counts = {topic.name: existing[topic.name] for topic in topics if topic.aligned}
     least = min(counts.values())
-    if any(count % least for count in counts.values()):
+    if any(count % least or (equal and count > least) for count in counts.values()):
         listed = ", ".join(f"{name} has {count}" for name, count in counts.items())
-        raise TopicsMissing(f"partition counts must be equal, but {listed}; make them so with: parallax topics apply")
+        raise TopicsMissing(
+            f"partition counts must be equal, but {listed}; tasks wait in the partitions that not all of them have; make them so "
+            "with: parallax topics apply"
+        )
     return least
 
 

@@ -197,7 +197,7 @@ async def _topics(settings: Settings) -> dict[str, Any]:
     from streams.broker.topics_admin import TopicsError, TopicsMissing, check
 
     try:
-        partitions = await check(settings)
+        partitions = await check(settings, equal=True)
     except (TopicsMissing, TopicsError) as error:
         return _row("topics", "failed", str(error))
     return _row("topics", "ok", f"all there, {partitions} partitions of tasks")

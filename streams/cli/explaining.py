@@ -100,13 +100,17 @@ async def _evidence(settings: Settings, task_id: str, begin: int, given: list[st
 
 
 async def _sent(settings: Settings, task_id: str, begin: int) -> dict[str, Any] | None:
-    """The newest record of this id on `tasks`: its time, type and target."""
-    from streams.cli.tasks import sent_tasks
+    """The newest record of this id on `tasks`: its time, type and target; `refused`: why it became a dead letter."""
+    from streams.cli.tasks import refused, sent_tasks
 
     found = None
-    async for task, at_ms in sent_tasks(settings, begin):
-        if task["id"] == task_id:
-            found = {"at_ms": at_ms} | {name: task.get(name) for name in ("type", "target", "capabilities")}
+    async for task, record in sent_tasks(settings, begin):
+        if task["id"] != task_id:
+            continue
+        reason = refused(record)
+        if reason is None or found is None or found["refused"]:
+            found = {"at_ms": record.timestamp, "refused": reason}
+            found |= {name: task.get(name) for name in ("type", "target", "capabilities")}
     return found
 
 

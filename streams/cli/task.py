@@ -56,12 +56,17 @@ async def _waiting(settings: Settings, task_id: str, events: list[dict[str, Any]
     """The record on `tasks` of a task without a call and without a result, as a row beside the events."""
     if any(event.get("type") == "task:started" for event in events):
         return []
+    from streams.rules.dispatch.refusal import refusal
+
     records = await _matching(settings, "tasks", task_id, lambda value: value.get("id"), stamped=True)
-    data = [{"agentId": found.get("target"), "capabilities": found.get("capabilities")} for found in records]
-    return [
-        {"type": "waiting", "timestamp": found["timestamp"], "data": {k: v for k, v in one.items() if v is not None}}
-        for found, one in zip(records, data, strict=True)
-    ]
+    rows = []
+    for found in records:
+        reason = refusal(found["record"].value, found["record"].headers)
+        data = {"agentId": found.get("target"), "capabilities": found.get("capabilities"), "reason": reason}
+        kind = "waiting" if reason is None else "task:dead-lettered"
+        kept = {name: value for name, value in data.items() if value is not None}
+        rows.append({"type": kind, "timestamp": found["timestamp"], "data": kept})
+    return rows
 
 
 def _event_task(value: dict[str, Any]) -> Any:
@@ -72,7 +77,7 @@ def _event_task(value: dict[str, Any]) -> Any:
 async def _matching(
     settings: Settings, topic: str, task_id: str, id_of: Any, stamped: bool = False
 ) -> list[dict[str, Any]]:
-    """Records of this id. `stamped`: with the record's timestamp as `timestamp`."""
+    """Records of this id. `stamped`: with the record's timestamp as `timestamp`, and the record as `record`."""
     from schemas.times import format_time
     from streams.broker.client import read_all
 
@@ -83,7 +88,8 @@ async def _matching(
         if record.value is not None and needle in record.value:
             value = as_json(record.value)
             if isinstance(value, dict) and id_of(value) == task_id:
-                found.append(value | {"timestamp": format_time(record.timestamp_ms)} if stamped else value)
+                beside = {"timestamp": format_time(record.timestamp_ms), "record": record} if stamped else {}
+                found.append(value | beside)
     return found
 
 

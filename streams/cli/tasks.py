@@ -141,7 +141,7 @@ async def _results(settings: Settings, begin_ms: int) -> Any:
 
 
 async def sent_tasks(settings: Settings, begin_ms: int) -> Any:
-    """Tasks sent since then, with the broker's time; in no order."""
+    """Tasks sent since then, with the record of each; in no order. `refused` says which of them are dead letters."""
     from contextlib import aclosing
 
     from schemas.codec import Rejected, decode_json
@@ -156,7 +156,14 @@ async def sent_tasks(settings: Settings, begin_ms: int) -> Any:
             except Rejected:
                 continue  # on the dead letters' topic by now
             if isinstance(data, dict) and isinstance(data.get("id"), str):
-                yield data, record.timestamp
+                yield data, record
+
+
+def refused(record: Any) -> str | None:
+    """Why workers made a dead letter of this record of `tasks`; None: it is a task."""
+    from streams.rules.dispatch.refusal import refusal
+
+    return refusal(record.value, record.headers)
 
 
 async def _ended(
@@ -181,10 +188,12 @@ async def _waiting(settings: Settings, agent: str | None, begin_ms: int, maximum
     from schemas.times import format_time
 
     sent: dict[str, dict[str, Any]] = {}
-    async for task, at_ms in sent_tasks(settings, begin_ms):
-        if agent in (None, task.get("target")) and len(sent) < MAX_IDS:
+    async for task, record in sent_tasks(settings, begin_ms):
+        if agent in (None, task.get("target")) and len(sent) < MAX_IDS and task["id"] not in sent:
+            if refused(record) is not None:
+                continue  # no result will come
             row = {"taskId": task["id"], "agentId": task.get("target"), "status": "waiting"}
-            sent.setdefault(task["id"], row | {"timestamp": format_time(at_ms)})
+            sent[task["id"]] = row | {"timestamp": format_time(record.timestamp)}
     async for result in _results(settings, begin_ms):
         sent.pop(result.task_id, None)
     bound = min(maximum or MAX_LISTED, MAX_LISTED)
@@ -252,8 +261,8 @@ async def _sent(
     found: dict[str, dict[str, Any]] = {}
     retries, under_way = {_new_id(name): name for name in wanted}, set[str]()
     if wanted:
-        async for task, _ in sent_tasks(settings, max(0, begin_ms - LOOK_BACK_MS)):
-            if task["id"] in wanted:
+        async for task, record in sent_tasks(settings, max(0, begin_ms - LOOK_BACK_MS)):
+            if task["id"] in wanted and (task["id"] not in found or refused(record) is None):
                 found[task["id"]] = task
             elif task["id"] in retries:
                 under_way.add(retries[task["id"]])

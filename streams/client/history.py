@@ -18,13 +18,13 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
 from schemas.codec import Rejected, decode, decode_json, pack
-from schemas.messages import ConfidenceDataPoint
+from schemas.messages import ConfidenceDataPoint, Task
 from schemas.partitioning import partition_for
 from schemas.times import parse_time
 from streams.client.connection import kafka_errors, partitions_of
 from streams.client.errors import ClientError, InvalidTask, NotFound
 from streams.client.feed import read_since
-from streams.client.requests import Request, encode
+from streams.client.requests import Request, check, encode
 from streams.client.times import Since, since_ms
 from streams.client.waiting import ResultReader, Waiting
 from streams.settings import Settings
@@ -137,9 +137,14 @@ async def feedback_request(settings: Settings, task_id: str, success: bool, sinc
 
 
 def sent_again(task: dict[str, Any], new_id: str, now_ms: int) -> Request:
-    """The task under a new id, with the first id in `metadata.retryOf`. Raises `InvalidTask` if its deadline has
-    passed.
+    """The task under a new id, with the first id in `metadata.retryOf`.
+
+    Raises `InvalidTask` if its deadline has passed, and if it is invalid: it would become a dead letter again.
     """
+    try:
+        check(Task, task)
+    except InvalidTask as error:
+        raise InvalidTask(f"task {task['id']} is no valid task: {error}; correct it and submit it again") from None
     metadata = task.get("metadata") or {}
     if (deadline := metadata.get("deadline")) is not None and parse_time(deadline) <= now_ms:
         raise InvalidTask(

@@ -90,6 +90,8 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
         """The ends of open partitions' logs when the watchdog last asked; also of those without room to fetch."""
         self.log_changes = 0
         """How often a log was found not to be the one that was read."""
+        self.arbiter: Engine[Any] | None = None
+        """Of another role of this worker, which joined its group before this one; see `_replaced`."""
         self.renewals = 0
         """How often the consumer was replaced."""
         self.assigned = asyncio.Event()
@@ -182,6 +184,10 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
         False in a worker that wakes from a freeze, until it has heard from the coordinator.
         """
         return self.lease.valid(asyncio.get_running_loop().time())
+
+    async def has_name(self) -> bool:
+        """Whether no other worker has joined this group under this worker's instance id."""
+        return not self._failure.done() and self._consumer is not None and not await is_taken(self._consumer)
 
     async def failed(self) -> None:
         """Wait for an error that the engine cannot recover from and raise it. Never returns otherwise."""
@@ -366,8 +372,16 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
             self.consumer.pause(*processor.partitions.values())
 
     async def _replaced(self, consumer: AIOKafkaConsumer) -> bool:
-        """The group no longer knows this member. It joins again, unless another member has its instance id."""
+        """The group no longer knows this member. It joins again, unless another member has its instance id.
+
+        Of two workers that start at the same moment under one instance id, each may be replaced in the group of another role, and
+        both would end. So the group that both joined first decides: who still has the name there joins again here.
+        """
         if not await is_taken(consumer):
+            return False
+        if self.arbiter is not None and await self.arbiter.has_name():
+            log.warning("another worker joined this group under the same instance id, and loses it again",
+                        group=self.config.group, instance_id=self.config.instance_id)  # fmt: skip
             return False
         why = f"another worker joined group {self.config.group} as instance id {self.config.instance_id!r}"
         self._fail(RuntimeError(f"{why}; give each worker an --instance-id of its own"))

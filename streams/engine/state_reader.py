@@ -12,7 +12,10 @@ from typing import Any, Protocol
 
 import structlog
 from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
+
+from streams.engine.group import partition_numbers
 
 log = structlog.get_logger(__name__)
 
@@ -22,6 +25,12 @@ POLL_MS = 100
 TELL_S = 10.0
 AT_ONCE = 8
 """Partitions read at the same time by one worker."""
+
+
+class StatePartitionMissing(KafkaError):  # type: ignore[misc]  # aiokafka ships no types
+    """The topics that are read have more partitions than this one: it can be remembered nowhere what happens in the others."""
+
+    retriable = True
 
 
 class PartitionReader(Protocol):
@@ -65,6 +74,12 @@ class StateReader:
             )
             try:
                 await consumer.start()
+                known = await partition_numbers(consumer, self._topic)
+                if known and number not in known:
+                    raise StatePartitionMissing(
+                        f"{self._topic} has {len(known)} partitions and none of number {number}; give all topics as many "
+                        "with: parallax topics apply"
+                    )
                 return await self._newest(consumer, TopicPartition(self._topic, number))
             finally:
                 await consumer.stop()

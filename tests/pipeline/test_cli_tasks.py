@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from streams import InvalidTask
+from streams.client.requests import Request
 from streams.testing import FakeAgent, Pipeline, hang, status
 from tests.support.rig import ROOT, parallax
 
@@ -79,7 +81,22 @@ async def _retried_by_id_and_all_that_failed_once_each(p: Pipeline) -> None:
     await said(p, "retry", "b1", "--failed", code=2)
 
 
+async def _dead_letters_do_not_wait(p: Pipeline) -> None:
+    """They are reported as what they are by each command that looks at the topic."""
+    value = b'{"id":"dead","type":"agnt","target":"good","payload":1}'
+    await p.client.send("tasks", Request("dead", b"good", value))
+    assert "dead" not in [row["taskId"] for row in await said(p, "tasks", "ls", "--status", "waiting")]
+    [explained] = await said(p, "explain", "dead")
+    assert (explained["status"], explained["reason"][:26]) == ("dead-lettered", "it is no valid task: type:")
+    [shown] = await said(p, "task", "dead")
+    assert (shown["type"], shown["data"]["reason"][:5]) == ("task:dead-lettered", "type:")
+    await said(p, "retry", "dead", code=2)
+    with pytest.raises(InvalidTask, match="is no valid task: type:"):
+        await p.client.retry("dead")
+
+
 async def test_tasks_are_listed_and_those_that_failed_retried_once_each(p: Pipeline) -> None:
     """One test: what is retried was listed before, and pytest's workers share no pipeline."""
     await _listed_by_agent_status_and_time(p)
     await _retried_by_id_and_all_that_failed_once_each(p)
+    await _dead_letters_do_not_wait(p)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from tests.support.rig import (
     start_worker,
     stopping,
 )
+from tests.support.wait import wait_until
 from tests.support.written import calls_of
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
@@ -46,8 +46,5 @@ def test_a_running_task_is_cancelled_down_to_the_agent(kafka: KafkaCluster, pref
             assert "too dear" in result["error"]["message"]
             assert {json.loads(m.value())["type"] for m in events.until(1, 10)} == {"task:cancelled"}
             events.close()
-            end = time.monotonic() + 10
-            while not calls_of(log) and time.monotonic() < end:
-                time.sleep(0.1)
-            [call] = calls_of(log)
+            [call] = wait_until(lambda: calls_of(log), 10)
             assert call["ended"] == "closed"

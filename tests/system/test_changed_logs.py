@@ -24,6 +24,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.support.kafka import KafkaCluster
 from tests.support.rig import Process, Tap, committed, log_ends, parallax, produce, register, start_worker
+from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 ENV = {"PARALLAX_CACHE__ENABLED": "false", "PARALLAX_DISPATCH__STALL_AFTER": "6s"}
@@ -86,10 +87,8 @@ class Work:
 
     def at_end(self) -> None:
         """Wait until the group has committed all of `tasks`."""
-        end, topic = time.monotonic() + 20, f"{self.prefix}tasks"
-        while committed(self.address, self.group, topic) != log_ends(self.address, topic):
-            assert time.monotonic() < end
-            time.sleep(0.2)
+        topic = f"{self.prefix}tasks"
+        wait_until(lambda: committed(self.address, self.group, topic) == log_ends(self.address, topic), 20)
 
 
 def names(**counts: int) -> Counter[str]:

@@ -6,7 +6,7 @@ import json
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -29,6 +29,7 @@ from tests.support.rig import (
     start_worker,
 )
 from tests.support.schema_registry import FakeRegistry
+from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 
@@ -171,18 +172,10 @@ def test_avro_waits_for_a_registry_that_is_away(kafka: KafkaCluster, prefix: str
             unknown = b"\0\0\0\0\x63\4t1"
             for topic in ("tasks", "data-points", "agents", "controls"):
                 produce(bootstrap, f"{prefix}{topic}", [(b"a1", unknown)])
-            wait_for(lambda: "schema 99" in (status(address)["schemaRegistry"] or ""))
+            wait_until(lambda: "schema 99" in (status(address)["schemaRegistry"] or ""))
             assert alive(worker.pid)
         finally:
             assert worker.stop() == 0
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
-    """Raises if it does not come true."""
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.1)
 
 
 def status(address: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from streams.broker.processes import tied_to_parent
 from tests.support.kafka import jars
 from tests.support.rig import ROOT, alive, parallax
+from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 
@@ -58,11 +58,11 @@ def test_dev_runs_on_an_installed_kafka(kafka_home: Path, tmp_path: Path) -> Non
 
 
 def _until(dev: subprocess.Popen[bytes], output: Path, pattern: str) -> None:
-    end = time.monotonic() + READY_S
-    while not re.search(pattern, output.read_text("utf-8")):
+    def said() -> bool:
         assert dev.poll() is None, output.read_text("utf-8")[-2000:]
-        assert time.monotonic() < end, output.read_text("utf-8")[-2000:]
-        time.sleep(0.2)
+        return re.search(pattern, output.read_text("utf-8")) is not None
+
+    wait_until(said, READY_S, lambda: output.read_text("utf-8")[-2000:])
 
 
 def _pids(*words: str) -> list[str]:

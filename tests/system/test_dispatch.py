@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -25,6 +24,7 @@ from tests.support.rig import (
     start_worker,
     stopping,
 )
+from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 WIDE = {"maxRequests": 1_000_000, "windowMs": 60_000, "maxConcurrency": 50}
@@ -77,16 +77,19 @@ def test_twenty_thousand_plain_tasks_are_each_answered_once(topics: str, prefix:
         group = f"{prefix.rstrip('.')}-dispatch"
         for name in ("tasks", "dispatch"):
             ends = log_ends(topics, prefix + name)
-            assert eventually(lambda name=name: committed(topics, group, prefix + name), ends) == ends, name
-        assert eventually(lambda: minute_windows(topics, prefix), recount(points)) == recount(points)
+            wait_for(lambda name=name: committed(topics, group, prefix + name), ends)
+        wait_for(lambda: minute_windows(topics, prefix), recount(points))
 
 
-def eventually(look: Callable[[], Any], wanted: Any, timeout_s: float = 30.0) -> Any:
-    """What `look` finds once it is what is wanted, or at the end of the time."""
-    end = time.monotonic() + timeout_s
-    while (found := look()) != wanted and time.monotonic() < end:
-        time.sleep(0.5)
-    return found
+def wait_for(look: Callable[[], Any], wanted: Any) -> None:
+    """Wait until `look` finds what is wanted; the error shows what it found."""
+    found: list[Any] = [None]
+
+    def wanted_found() -> bool:
+        found[0] = look()
+        return bool(found[0] == wanted)
+
+    wait_until(wanted_found, why=lambda: f"{found[0]!r} is not {wanted!r}")
 
 
 def rounded(count: int, mean: float, variance: float) -> tuple[int, float, float]:

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,6 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.kafka import KafkaCluster
 from tests.support.rig import Process, Tap, parallax, produce, register, start_worker
+from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 QUIET_S = 3.0
@@ -141,15 +142,6 @@ def work(
         yield Work(kafka.bootstrap_servers, prefix, endpoint, log), gate
 
 
-def eventually(what: Callable[[], Any], timeout_s: float = 30.0) -> Any:
-    """The first answer that is true."""
-    end = time.monotonic() + timeout_s
-    while not (found := what()):
-        assert time.monotonic() < end
-        time.sleep(0.2)
-    return found
-
-
 def names(*numbers: range) -> Counter[str]:
     """Each task once."""
     return Counter(f"t{n}" for one in numbers for n in one)
@@ -164,7 +156,7 @@ def test_unread_tasks_that_are_removed_are_counted_once(work: tuple[Work, thread
     try:
         one.send(10)
         assert one.results(10) == names(range(10))
-        eventually(lambda: one.row()["committable"] == 10)
+        wait_until(lambda: one.row()["committable"] == 10)
         if when == "stopped":
             assert worker.stop() == 0
         else:
@@ -182,7 +174,7 @@ def test_unread_tasks_that_are_removed_are_counted_once(work: tuple[Work, thread
         [line] = one.lines()
         assert "retention.ms" in line
         assert one.row()["expired"] == one.metric("parallax_expired_records_total") == 20
-        eventually(lambda: one.row()["committable"] == 40)
+        wait_until(lambda: one.row()["committable"] == 40)
         assert worker.stop() == 0
         worker = one.worker()
         assert one.row()["expired"] == one.metric("parallax_expired_records_total") == 0, (
@@ -200,12 +192,12 @@ def test_tasks_that_wait_on_their_topic_and_are_removed_are_counted_once(work: t
     try:
         assert one.metric("parallax_topic_retention_seconds") == 7 * 86_400
         one.send(600)
-        eventually(lambda: one.row()["inFlight"] == 600)
-        eventually(lambda: one.row()["oldestAge"] > 2000)
+        wait_until(lambda: one.row()["inFlight"] == 600)
+        wait_until(lambda: one.row()["oldestAge"] > 2000)
         assert one.metric("parallax_oldest_unfinished_record_age_seconds") > 2
         one.delete_before(500)
         gate.set()
-        eventually(lambda: one.row()["committable"] == 600, 60)
+        wait_until(lambda: one.row()["committable"] == 600, 60)
         expired = one.row()["expired"]
         assert 100 < expired < 500
         answered = one.results(600 - expired)
@@ -217,7 +209,7 @@ def test_tasks_that_wait_on_their_topic_and_are_removed_are_counted_once(work: t
         assert sum(event["count"] for event in events) == expired
         assert all(0 < event["first"] <= event["last"] < 500 for event in events)
         assert len(one.lines()) == len(events)
-        eventually(lambda: one.row()["oldestAge"] == 0)
+        wait_until(lambda: one.row()["oldestAge"] == 0)
     finally:
         worker.stop()
 
@@ -228,7 +220,7 @@ def test_plans_that_are_removed_unread_are_counted_too(work: tuple[Work, threadi
     gate.set()
     worker = one.worker("dispatch,plans")
     try:
-        eventually(lambda: one.row("plans"))
+        wait_until(lambda: one.row("plans"))
         assert worker.stop() == 0
         step = {"id": "s", "type": "agent", "target": "a1", "payload": 1}
         plans = [json.dumps({"id": f"p{n}", "kind": "sequential", "tasks": [step]}).encode() for n in range(5)]

@@ -22,7 +22,7 @@ from streams.web import WebServer
 from tests.conftest import SettingsFor
 from tests.support.kafka import KafkaCluster
 from tests.support.rig import apply_topics, produce
-from tests.support.wait import until
+from tests.support.wait import until, wait_until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
 
@@ -82,18 +82,13 @@ def make_anew(broker: str, prefix: str, topic: str, keys: list[bytes]) -> None:
     delete(broker, topic)
     await_absence(broker, topic)
     apply_topics(broker, prefix)
-    while not taken(broker, topic, *keys):
-        time.sleep(0.1)
+    wait_until(lambda: taken(broker, topic, *keys), 60)
 
 
 def await_absence(broker: str, topic: str) -> None:
     """The controller has deleted it; the broker learns of that later. Until then it would take records, and lose them."""
     admin = AdminClient({"bootstrap.servers": broker})
-    for _ in range(300):
-        if topic not in admin.list_topics(timeout=30).topics:
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"{topic} does not go away")
+    wait_until(lambda: topic not in admin.list_topics(timeout=30).topics, why=lambda: f"{topic} does not go away")
 
 
 def taken(broker: str, topic: str, *keys: bytes) -> bool:

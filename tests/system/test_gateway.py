@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.kafka import KafkaCluster
 from tests.support.rig import ROOT, Process, Tap, apply_topics, produce, register, start_worker, stopping
+from tests.support.wait import wait_until
 from tests.support.written import calls_of
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
@@ -67,9 +68,7 @@ def test_killing_the_worker_that_holds_the_streams_loses_and_doubles_nothing(
         fresh = {"type": "agent", "payload": {"n": 1}, "metadata": {"cache": False, "timeout": 60_000}}
         tasks = [{"id": f"t{n}", "target": NAMES[n % len(NAMES)]} | fresh for n in range(TASKS)]
         produce(broker, f"{prefix}tasks", [(None, json.dumps(task).encode()) for task in tasks])
-        end = time.monotonic() + 60
-        while len(calls_of(*logs)) < TASKS // 4 and time.monotonic() < end:
-            time.sleep(0.05)
+        wait_until(lambda: len(calls_of(*logs)) >= TASKS // 4, 60)
         assert partitions(at_victim), "the worker to be killed owns no partition"
         assert partitions(at_survivor), "the worker to be killed owns every partition"
         victim.kill()

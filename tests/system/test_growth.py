@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -14,6 +15,7 @@ from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewPartitions
 
 from schemas.partitioning import owner_partition
+from schemas.topics import INTAKE
 from streams.engine import follower as module
 from streams.engine.follower import Follower
 from tests.support.kafka import KafkaCluster
@@ -119,6 +121,41 @@ def test_growing_one_topic_alone_stops_no_worker(kafka: KafkaCluster, prefix: st
         tap.close()
         codes = [worker.stop() for worker in workers]
     assert codes == [0, 0]
+
+
+def test_growing_all_but_the_topic_state_is_told_by_worker_and_doctor(
+    kafka: KafkaCluster, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing can be remembered of the added partitions: their tasks wait, and both name the topic and the remedy."""
+    broker, worker_log = kafka.bootstrap_servers, tmp_path / "log"
+    monkeypatch.setenv("TEST_WORKER_LOG", str(worker_log))
+    apply_topics(broker, prefix, "--partitions", "2")
+    worker = start_worker(broker, prefix, "--roles", "dispatch", "--session-timeout", "6s")
+    doctor = parallax("doctor", "--bootstrap-servers", broker, "--topic-prefix", prefix)
+    try:
+        with instant_agent() as (_, endpoint):
+            limits = {"maxRequests": 100_000, "windowMs": 60_000, "maxConcurrency": 20}
+            register(broker, prefix, *({"id": f"a{n}", "endpoint": endpoint, "limits": limits} for n in range(8)))
+            for topic in INTAKE:
+                grow(broker, f"{prefix}{topic}", 4)
+            sent = _send(broker, prefix, "a", 4)
+            wanted = f"{prefix}state has 2 partitions and none of number 2"
+            deadline = time.monotonic() + 90
+            while wanted not in worker_log.read_text("utf-8"):
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            told = subprocess.run(doctor, capture_output=True, text=True, timeout=60, check=False)
+            assert told.returncode == 1
+            assert f"{prefix}state has 2" in told.stdout
+            apply_topics(broker, prefix)
+            tap = Tap(broker, f"{prefix}results")
+            try:
+                assert _read(tap, len(sent), 90) == Counter(sent.keys())
+            finally:
+                tap.close()
+    finally:
+        code = worker.stop()
+    assert code == 0
 
 
 def test_agents_move_with_what_is_known_of_them(kafka: KafkaCluster, prefix: str, tmp_path: Path) -> None:

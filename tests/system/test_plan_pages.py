@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 
 import pytest
 
@@ -15,6 +13,7 @@ from tests.support.kafka import KafkaCluster
 from tests.support.plan_cases import step
 from tests.support.plan_rig import agents, register_all, send_plans
 from tests.support.rig import Process, apply_topics, start_worker, stopping
+from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 
@@ -40,13 +39,6 @@ def _partitions(url: str) -> set[int]:
         return {row["partition"] for row in json.load(page) if row["topic"].endswith("plans")}
 
 
-def _until(done: Callable[[], bool], timeout_s: float = 90.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.2)
-
-
 def test_a_worker_that_came_back_at_another_address_is_asked_there(kafka: KafkaCluster, prefix: str) -> None:
     """It takes its partitions back without a new generation, so nobody is told its new address."""
     broker = kafka.bootstrap_servers
@@ -56,18 +48,18 @@ def test_a_worker_that_came_back_at_another_address_is_asked_there(kafka: KafkaC
         first, here = _worker(broker, prefix, "one")
         with stopping(first):
             second, there = _worker(broker, prefix, "two")
-            _until(lambda: len(_partitions(here)) == len(_partitions(there)) == 4)
+            wait_until(lambda: len(_partitions(here)) == len(_partitions(there)) == 4, 90)
             theirs = [name for name in NAMES if owner_partition(name, 8) in _partitions(there)]
             assert 0 < len(theirs) < len(NAMES)
             hanging = [{"id": name, "tasks": [step("h", "hang")], "timeout": 120_000} for name in NAMES]
             send_plans(broker, prefix, hanging)
-            _until(lambda: all(_status(url, name) == 200 for url in (here, there) for name in NAMES))
+            wait_until(lambda: all(_status(url, name) == 200 for url in (here, there) for name in NAMES), 90)
             partitions = _partitions(there)
             second.kill()
             again, now_there = _worker(broker, prefix, "two")
             with stopping(again):
                 assert now_there != there
-                _until(lambda: _partitions(now_there) == partitions)
+                wait_until(lambda: _partitions(now_there) == partitions, 90)
                 seen = set()
 
                 def found() -> bool:
@@ -75,5 +67,5 @@ def test_a_worker_that_came_back_at_another_address_is_asked_there(kafka: KafkaC
                     seen.update(now)
                     return now == {200}
 
-                _until(found)
+                wait_until(found, 90)
                 assert seen <= {200, 503}, "a plan under way was denied"

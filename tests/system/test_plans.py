@@ -29,6 +29,7 @@ from tests.support.plan_rig import (
 )
 from tests.support.rig import Process, Tap, apply_topics, instant_agent, produce, register, start_worker, stopping
 from tests.support.task_cases import answers, asks, cancel_task, endings, patterns_file, send_tasks
+from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 OPTIONS = ("--roles", "dispatch,plans", "--instance-id", "w1", "--session-timeout", "6s")
@@ -37,10 +38,11 @@ WIDE = {"maxRequests": 10_000_000, "windowMs": 60_000, "maxConcurrency": 200}
 
 def under_way(fleet: Fleet, *agents: str, timeout_s: float = 60.0) -> None:
     """Wait until plans are in their middle: slow steps are being called, others have ended."""
-    end = time.monotonic() + timeout_s
-    while not any(not call.ended for name in agents or ("late", "bad") for call in fleet.calls(name)):
-        assert time.monotonic() < end, "no plan came to its middle"
-        time.sleep(0.02)
+    wait_until(
+        lambda: any(not call.ended for name in agents or ("late", "bad") for call in fleet.calls(name)),
+        timeout_s,
+        lambda: "no plan came to its middle",
+    )
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["undisturbed", "killed in the middle"])

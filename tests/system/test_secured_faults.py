@@ -22,6 +22,7 @@ from tests.support.fleet import Fleet
 from tests.support.rig import apply_topics, clean_environment, parallax, start_worker
 from tests.support.secured import STRANGER, TLS, SecuredCluster, environment, secured, settings_of
 from tests.support.secured_work import LIMITS, Work
+from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
 REMEDY = "what is needed is printed by: parallax docs acls"
@@ -201,10 +202,7 @@ def test_a_right_taken_from_a_running_worker_costs_time_and_nothing_else(work: W
             work.broker.may_not("faulty", [right])
             work.send("producer", "tasks", *tasks, key=b"good")
             sentence = f"Kafka refuses access to {right.resource} {right.name}; {REMEDY}"
-            end = time.monotonic() + SOON_S
-            while sentence not in log.read_text():
-                assert time.monotonic() < end, log.read_text()[-2000:]
-                time.sleep(0.1)
+            wait_until(lambda: sentence in log.read_text(), SOON_S, lambda: log.read_text()[-2000:])
             time.sleep(2)
             assert worker.popen.poll() is None
             assert len(log.read_text().splitlines()) < 60, "told too often"

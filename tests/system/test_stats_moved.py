@@ -12,6 +12,7 @@ import pytest
 from tests.support.kafka import KafkaCluster
 from tests.support.points import fleet, produce
 from tests.support.rig import Process, apply_topics, start_worker, stopping
+from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 
@@ -38,10 +39,7 @@ def _counted(url: str) -> list[int | None]:
 
 
 def _until_counted(url: str, expected: list[int], timeout_s: float = 90.0) -> None:
-    end = time.monotonic() + timeout_s
-    while (found := _counted(url)) != expected:
-        assert time.monotonic() < end, found
-        time.sleep(0.3)
+    wait_until(lambda: _counted(url) == expected, timeout_s, lambda: _counted(url))
 
 
 async def test_statistics_of_a_worker_that_came_back_at_another_address(kafka: KafkaCluster, prefix: str) -> None:

@@ -240,7 +240,7 @@ def test_a_retry_names_the_first_id_and_leaves_the_plan() -> None:
 
 
 def test_a_task_whose_deadline_has_passed_is_not_sent_again() -> None:
-    task = {"id": "t1", "type": "agent", "metadata": {"deadline": "2026-11-22T14:37:00Z"}}
+    task = {"id": "t1", "type": "agent", "target": "a", "payload": 1, "metadata": {"deadline": "2026-11-22T14:37:00Z"}}
     assert sent_again(task, "t2", 1_795_358_219_999)
     with pytest.raises(InvalidTask, match=r"task t1: metadata\.deadline: 2026-11-22T14:37:00Z has passed"):
         sent_again(task, "t2", 1_795_358_220_000)

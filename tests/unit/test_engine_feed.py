@@ -19,6 +19,7 @@ from aiokafka.errors import (
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from schemas.topics import INTAKE
+from streams.engine import engine as engine_module
 from streams.engine import feed as feed_module
 from streams.engine import group as group_module
 from streams.engine import growth_watch
@@ -386,6 +387,30 @@ async def test_what_outlasts_a_handler_without_its_last_commit_goes_to_the_next(
     await one.consumer.revoke()
     await one.ready()
     assert one.states[2] == [], "the second one ended cleanly: what it did lies on the state topic"
+
+
+@pytest.mark.parametrize("stays", [True, False])
+async def test_of_two_workers_with_one_name_that_stays_which_has_it_in_the_first_group(
+    rig: MakeRig, monkeypatch: pytest.MonkeyPatch, stays: bool
+) -> None:
+    """Each was replaced by the other in one of its groups: both would end."""
+    first, second = await rig(), await rig(instance_id="w")
+    second.engine.arbiter = first.engine
+    taken = [second.consumer] if stays else [first.consumer, second.consumer]
+
+    async def is_taken(consumer: Any) -> bool:
+        return consumer in taken
+
+    monkeypatch.setattr(engine_module, "is_taken", is_taken)
+    assert await second.engine._replaced(second.consumer) is not stays
+    failed = asyncio.ensure_future(second.engine.failed())
+    await settle()
+    assert failed.done() is not stays
+    if stays:
+        failed.cancel()
+    else:
+        assert "--instance-id" in str(failed.exception())
+        assert not await second.engine.has_name(), "it decides nothing any more"
 
 
 async def test_a_fenced_processor_of_a_partition_that_went_elsewhere_stays_closed(rig: MakeRig) -> None:

@@ -135,3 +135,13 @@ def test_the_document_has_every_field() -> None:
     assert set(said(sent=SENT).document()) == {
         "taskId", "status", "code", "agentId", "reason", "since", "until", "deadline", "goesOn", "remedy", "lastFailure",
     }  # fmt: skip
+
+
+def test_a_dead_letter_does_not_wait() -> None:
+    """No worker will take it up, whatever they hold."""
+    found = said(sent=SENT | {"refused": "type: field required"}, workers=2)
+    assert (found.status, found.code) == ("dead-lettered", None)
+    assert found.reason == "it is no valid task: type: field required"
+    assert "parallax dlq ls tasks" in (found.remedy or "")
+    running = said(sent=SENT | {"refused": "type: field required"}, events=[event("task:started")], workers=2)
+    assert running.status == "running"  # another record of the id is a task

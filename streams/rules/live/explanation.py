@@ -1,8 +1,8 @@
 """Why a task waits, or how it ended, in sentences. Pure.
 
 In: what the topics and the workers have about the task. Out: an `Explanation`: reason, since and until when, what lets
-it continue, and what to do. Four cases: 1 it has a result; 2 a worker holds it in memory; 3 it is on its topic; 4 it
-ended, or is unknown, and the reason is lost.
+it continue, and what to do. Five cases: 1 it has a result; 2 a worker holds it in memory; 3 it became a dead letter;
+4 it is on its topic; 5 it ended, or is unknown, and the reason is lost.
 """
 
 from __future__ import annotations
@@ -61,8 +61,9 @@ class Explanation:
 class Evidence:
     """What is known of one task. `events` in order of time.
 
-    `sent`: its record on `tasks`, as `{at_ms, target, capabilities}`; `waiting`: the report of the worker that holds
-    it; `agent`: the registration of its target with its `standing`, None: not registered; `workers`: how many answered.
+    `sent`: its record on `tasks`, as `{at_ms, target, capabilities, refused}`, `refused`: why it became a dead letter, if it did;
+    `waiting`: the report of the worker that holds it; `agent`: the registration of its target with its `standing`, None:
+    not registered; `workers`: how many answered.
     """
 
     task_id: str
@@ -87,6 +88,12 @@ def explain(found: Evidence, meanings: Mapping[str, str]) -> Explanation | None:
         return _held(found.task_id, found.waiting, _last_failure(found.events))
     if found.sent is None and not found.events:
         return None
+    if found.sent is not None and found.sent.get("refused") and not found.events:
+        return Explanation(
+            task_id=found.task_id, status="dead-lettered", reason=f"it is no valid task: {found.sent['refused']}",
+            since=format_time(found.sent["at_ms"]), remedy="correct what the reason names and submit it again; "
+            "`parallax dlq ls tasks` lists the dead letter",
+        )  # fmt: skip
     return _unheld(found)
 
 
