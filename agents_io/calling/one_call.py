@@ -32,7 +32,7 @@ class WorkerStoodStill(CallTimeout):
 
 
 class NotBegun(AgentError):
-    """Nothing was sent: since the call was decided on, this worker stood still and may have lost the agent to another."""
+    """Nothing was sent: this worker stood still after deciding on the call, so another may own the agent now."""
 
     code = "timeout"
     counts_against_agent = False

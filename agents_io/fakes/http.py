@@ -1,6 +1,6 @@
 """A scripted agent for tests: a real HTTP server on loopback that answers, fails, hangs or lies as its script has it.
 
-In: steps, each used for a number of calls, the last for ever. Out: answers to `POST /analyze`, and a log of every call
+In: steps, each used for a number of calls, the last forever. Out: answers to `POST /analyze`, and a log of every call
 with its times, Idempotency-Key, headers and what it was answered. `POST /script` with a JSON list of steps as text changes
 the behaviour of a running agent, so one in a process of its own can be healed:
 

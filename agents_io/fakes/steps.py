@@ -87,7 +87,7 @@ def hang(*, delay_s: float = 0.0, times: int | None = None) -> Step:
 
 
 def drip(*, delay_s: float = 0.0, times: int | None = None) -> Step:
-    """Send a byte every 50 ms for ever."""
+    """Send a byte every 50 ms forever."""
     return Step("drip", times, delay_s)
 
 

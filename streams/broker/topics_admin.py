@@ -250,7 +250,7 @@ async def check(settings: Settings, equal: bool = False) -> int:
     if any(count % least or (equal and count > least) for count in counts.values()):
         listed = ", ".join(f"{name} has {count}" for name, count in counts.items())
         raise TopicsMissing(
-            f"partition counts must be equal, but {listed}; tasks wait in the partitions that not all of them have; make them so "
+            f"partition counts must be equal, but {listed}; tasks in the extra partitions wait; fix it "
             "with: parallax topics apply"
         )
     return least

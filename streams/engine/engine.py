@@ -91,7 +91,7 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
         self.log_changes = 0
         """How often a log was found not to be the one that was read."""
         self.arbiter: Engine[Any] | None = None
-        """Of another role of this worker, which joined its group before this one; see `_replaced`."""
+        """The engine of the role that joined its group first, if it is not this one; see `_replaced`."""
         self.renewals = 0
         """How often the consumer was replaced."""
         self.assigned = asyncio.Event()
@@ -380,7 +380,7 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
         if not await is_taken(consumer):
             return False
         if self.arbiter is not None and await self.arbiter.has_name():
-            log.warning("another worker joined this group under the same instance id, and loses it again",
+            log.warning("another worker joined this group under the same instance id; this worker takes it back",
                         group=self.config.group, instance_id=self.config.instance_id)  # fmt: skip
             return False
         why = f"another worker joined group {self.config.group} as instance id {self.config.instance_id!r}"

@@ -28,7 +28,7 @@ AT_ONCE = 8
 
 
 class StatePartitionMissing(KafkaError):  # type: ignore[misc]  # aiokafka ships no types
-    """The topics that are read have more partitions than this one: it can be remembered nowhere what happens in the others."""
+    """The state topic has fewer partitions than the topics read, so state of the extra ones cannot be stored."""
 
     retriable = True
 
@@ -77,7 +77,7 @@ class StateReader:
                 known = await partition_numbers(consumer, self._topic)
                 if known and number not in known:
                     raise StatePartitionMissing(
-                        f"{self._topic} has {len(known)} partitions and none of number {number}; give all topics as many "
+                        f"{self._topic} has {len(known)} partitions and none of number {number}; give all topics the same count "
                         "with: parallax topics apply"
                     )
                 return await self._newest(consumer, TopicPartition(self._topic, number))

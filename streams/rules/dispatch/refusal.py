@@ -1,4 +1,4 @@
-"""Why dispatch makes a dead letter of a record on `tasks`, for those that look at the topic from outside. Pure.
+"""Says why dispatch makes a dead letter of a record on `tasks`, for readers outside the worker. Pure.
 
 It calls what `read_task` calls: decode, validate, a reserved id, the deadline.
 """
