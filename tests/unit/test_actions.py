@@ -141,7 +141,13 @@ async def test_a_task_whose_deadline_has_passed_is_not_retried(
     sent: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def find_task(settings: Settings, task_id: str, since: str) -> dict[str, Any]:
-        return {"id": task_id, "type": "agent", "target": "a", "payload": 1, "metadata": {"deadline": "2026-01-01T00:00:00Z"}}
+        return {
+            "id": task_id,
+            "type": "agent",
+            "target": "a",
+            "payload": 1,
+            "metadata": {"deadline": "2026-01-01T00:00:00Z"},
+        }
 
     monkeypatch.setattr(actions, "find_task", find_task)
     async with worker() as url:
