@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from streams.cli.options import Format
@@ -16,8 +17,9 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 def say(message: str) -> None:
-    """A message for the person at the terminal: stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """A message for the person at the terminal: stderr. One that nobody can read any more is dropped."""
+    with suppress(OSError):  # raised in a signal's handler, it would keep a worker from stopping
+        print(message, file=sys.stderr, flush=True)
 
 
 def line(text: str) -> None:
