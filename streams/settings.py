@@ -228,7 +228,7 @@ class Settings(Section):
     roles: Annotated[tuple[RoleName, ...], BeforeValidator(words), Field(min_length=1)] = (
         "dispatch", "plans", "schedules", "stats"
     )  # fmt: skip
-    session_timeout: DurationMs = 10_000
+    session_timeout: Annotated[DurationMs, Field(ge=1000)] = 10_000
     web_host: str = "127.0.0.1"
     web_port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     web_advertise: Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")] | None = None

@@ -7,6 +7,7 @@ address, `probe` checks the health of registered agents (`agents_asked.py`); nei
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from schemas.messages import AgentStanding
+    from streams.rules.agents.listing import AgentListing
     from streams.settings import Settings
 
 app = typer.Typer(help="Register, list and remove agents.", rich_markup_mode=None)
@@ -235,30 +237,22 @@ async def _ls(settings: Settings, form: Format) -> None:
         say("no agent is registered; register one with: parallax agents add ID ENDPOINT")
 
 
-async def _registered(settings: Settings, keys: dict[str, set[bytes]] | None = None) -> dict[str, dict[str, Any]]:
-    """Agent id to its newest registration; unreadable ones are reported on stderr and left out.
+async def _registered(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Agent id to its newest registration; what workers refuse is reported on stderr and left out."""
+    listing = await _listing(settings)
+    for key, reason in sorted(listing.refused.items()):
+        say(f"parallax: agents key {key!r}: {reason}; remove it with: parallax agents rm {quote(key)}")
+    return listing.found
 
-    `keys`: collects the keys of each agent's records. To compaction, a key with a schema id is another key.
-    """
-    from schemas.codec import Rejected, decode_json, validate
-    from schemas.messages import AgentRegistration
-    from schemas.wire_format import key_text
+
+async def _listing(settings: Settings) -> AgentListing:
     from streams.broker.client import read_all
+    from streams.rules.agents.listing import AgentListing
 
-    found: dict[str, dict[str, Any]] = {}
+    listing = AgentListing()
     async for record in read_all(settings, "agents"):
-        key = key_text(record.key, record.headers)
-        if keys is not None and record.key is not None:
-            keys.setdefault(key, set()).add(record.key)
-        if record.value is None:
-            found.pop(key, None)
-            continue
-        try:
-            data = decode_json(record.value, record.headers).data
-            found[validate(AgentRegistration, data).id] = data
-        except Rejected as error:
-            say(f"parallax: agents offset {record.offset}, key {key!r}: {error.reason}")
-    return found
+        listing.add(record.key, record.value, record.headers)
+    return listing
 
 
 async def _agent_statuses(settings: Settings) -> dict[str, AgentStanding]:
@@ -352,16 +346,12 @@ def rm(
 async def _rm(settings: Settings, agent_ids: list[str], form: Format) -> None:
     from streams.broker.client import send_keyed
 
-    keys: dict[str, set[bytes]] = {}
-    registered = await _registered(settings, keys)
-    unknown = [agent_id for agent_id in agent_ids if agent_id not in registered]
+    listing = await _listing(settings)
+    removals = {agent_id: listing.removal(agent_id) for agent_id in agent_ids}
+    unknown = [agent_id for agent_id, keys in removals.items() if keys is None]
     if unknown:
         raise CommandError(f"agents rm: not registered: {', '.join(unknown)}", NOT_FOUND)
-    await send_keyed(
-        settings,
-        "agents",
-        ((key, None) for agent_id in agent_ids for key in {agent_id.encode(), *keys.get(agent_id, ())}),
-    )
+    await send_keyed(settings, "agents", ((key, None) for keys in removals.values() for key in keys or ()))
     rows_as(form, [{"id": agent_id, "removed": True} for agent_id in agent_ids], ("id", "removed"))
 
 

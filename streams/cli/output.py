@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from streams.cli.options import Format
@@ -16,8 +17,9 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 def say(message: str) -> None:
-    """Print a message to stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """Print a message to stderr; dropped if nobody reads it any more."""
+    with suppress(OSError):  # raised in a signal's handler, it would keep a worker from stopping
+        print(message, file=sys.stderr, flush=True)
 
 
 def line(text: str) -> None:

@@ -7,6 +7,7 @@ times are computed here from the records on the topic.
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,6 +27,7 @@ from streams.cli.output import rows_as, say
 from streams.cli.running import run
 
 if TYPE_CHECKING:
+    from streams.rules.schedules.listing import Listing
     from streams.settings import Settings
 
 app = typer.Typer(help="Make tasks again and again.", rich_markup_mode=None)
@@ -203,7 +205,9 @@ def rm(
 async def _rm(settings: Settings, schedule_id: str, form: Format) -> None:
     from streams.broker.client import send_keyed
 
-    await _found(settings, schedule_id)
+    listing = await _listing(settings)
+    if schedule_id not in listing.found and schedule_id not in listing.refused:
+        raise CommandError(f"schedules: there is none of the id {schedule_id}", NOT_FOUND)
     await send_keyed(settings, "schedules", [(schedule_id.encode(), None)])
     rows_as(form, [{"id": schedule_id, "removed": True}], ("id", "removed"))
 
@@ -217,15 +221,20 @@ async def _found(settings: Settings, schedule_id: str) -> dict[str, Any]:
 
 async def _schedules(settings: Settings) -> dict[str, dict[str, Any]]:
     """Schedules by id; one that cannot work is reported on stderr and left out."""
+    listing = await _listing(settings)
+    for name, reason in sorted(listing.refused.items()):
+        say(f"parallax: schedules key {name!r}: {reason}; remove it with: parallax schedules rm {quote(name)}")
+    return listing.found
+
+
+async def _listing(settings: Settings) -> Listing:
     from streams.broker.client import read_all
     from streams.rules.schedules.listing import Listing
 
     listing = Listing()
     async for record in read_all(settings, "schedules"):
         listing.add(record.key, record.value, record.headers)
-    for name, reason in sorted(listing.refused.items()):
-        say(f"parallax: schedules key {name!r}: {reason}")
-    return listing.found
+    return listing
 
 
 def _now_ms() -> int:

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from schemas.codec import Rejected, decode
 from schemas.messages import AgentRegistration, BreakerLimits, ConfidenceSource, Limits, Protocol, SecretRef
-from schemas.wire_format import key_text
 from streams.client.connection import kafka_errors, partitions_of
 from streams.client.errors import NotFound
 from streams.client.feed import read_since
 from streams.client.requests import Request, Send, check, encode
 from streams.rules.agents.leases import is_ended
+from streams.rules.agents.listing import AgentListing
 from streams.settings import Settings
 
 
@@ -58,37 +57,25 @@ class AgentDirectory:
 
     async def rm(self, agent_id: str) -> None:
         """Remove an agent. Raises `NotFound` when it is not registered."""
-        registered, keys = await self._registered()
-        if agent_id not in registered:
+        listing = await self._listing()
+        keys = listing.removal(agent_id)
+        if keys is None:
             raise NotFound(f"agent {agent_id}: not registered")
-        for key in {agent_id.encode(), *keys[agent_id]}:
+        for key in keys:
             await self._write(Request(agent_id, key, b""))
 
     async def list(self) -> list[AgentRegistration]:
         """All registered agents, by id."""
-        registered, _ = await self._registered()
-        return sorted(registered.values(), key=lambda agent: agent.id)
+        agents = map(AgentRegistration.model_validate, (await self._listing()).found.values())
+        return sorted((agent for agent in agents if not is_ended(agent)), key=lambda agent: agent.id)
 
-    async def _registered(self) -> tuple[dict[str, AgentRegistration], dict[str, set[bytes]]]:
-        """Agents by id, and the keys of their records. To compaction, a key with a schema id is another key."""
-        settings = self._settings
+    async def _listing(self) -> AgentListing:
+        settings, listing = self._settings, AgentListing()
         await partitions_of(settings, ["agents"])
-        found: dict[str, AgentRegistration] = {}
-        keys: dict[str, set[bytes]] = {}
         async with kafka_errors(settings), aclosing(read_since(settings, "agents", 0)) as records:
             async for record in records:
-                key = key_text(record.key, record.headers)
-                found.pop(key, None)
-                keys.setdefault(key, set()).add(record.key or b"")
-                if record.value is None:
-                    continue
-                try:
-                    agent = decode(AgentRegistration, record.value, record.headers)
-                except Rejected:
-                    continue  # workers leave it out, too
-                if not is_ended(agent):
-                    found[key] = agent
-        return found, keys
+                listing.add(record.key, record.value, record.headers)
+        return listing
 
     async def _write(self, request: Request) -> None:
         await self._send("agents", request)

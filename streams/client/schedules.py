@@ -87,27 +87,29 @@ class ScheduleDirectory:
 
     async def rm(self, schedule_id: str) -> None:
         """Remove a schedule; tasks that it made continue. Raises `NotFound`."""
-        await self._get(schedule_id)
+        listing = await self._listing()
+        if schedule_id not in listing.found and schedule_id not in listing.refused:
+            raise NotFound(f"schedule {schedule_id}: there is none")
         await self._send("schedules", Request(schedule_id, schedule_id.encode(), b""))
 
     async def list(self) -> list[Schedule]:
         """All valid schedules, by id."""
-        found = await self._found()
+        found = (await self._listing()).found
         return [Schedule.model_validate(found[name]) for name in sorted(found)]
 
     async def _get(self, schedule_id: str) -> dict[str, Any]:
-        found = (await self._found()).get(schedule_id)
+        found = (await self._listing()).found.get(schedule_id)
         if found is None:
             raise NotFound(f"schedule {schedule_id}: there is none")
         return found
 
-    async def _found(self) -> dict[str, dict[str, Any]]:
+    async def _listing(self) -> Listing:
         settings, listing = self._settings, Listing()
         await partitions_of(settings, ["schedules"])
         async with kafka_errors(settings), aclosing(read_since(settings, "schedules", 0)) as records:
             async for record in records:
                 listing.add(record.key, record.value, record.headers)
-        return listing.found
+        return listing
 
     async def _put(self, data: Mapping[str, Any]) -> Schedule:
         schedule = Schedule.model_validate(data)

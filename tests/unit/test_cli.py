@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import os
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -18,6 +21,7 @@ from streams.cli.agents import _auth, _confidence
 from streams.cli.main import invoke
 from streams.cli.options import CommandError
 from streams.cli.output import table
+from streams.cli.process import stop_on_signals
 from streams.cli.running import explain
 from streams.cli.stats import _show
 from streams.cli.submit import Lines, items
@@ -102,6 +106,7 @@ def test_every_command_takes_the_common_options(command: str, capsys: pytest.Cap
         ("tail nosuch", "nosuch: no such topic; there are tasks, plans"),
         ("worker --web-port http", "--web-port: input should be a valid integer"),
         ("worker --roles cook", "--roles: input should be 'dispatch', 'plans', 'schedules' or 'stats'"),
+        ("worker --session-timeout 10", "--session-timeout: input should be greater than or equal to 1000"),
         ("worker --session-timeout soon", "--session-timeout: is not a duration: 'soon'"),
         ("topics ls --topic-prefix Has_Upper", "--topic-prefix: "),
         ("agents add", "needs ID and ENDPOINT, or --file FILE"),
@@ -166,6 +171,27 @@ def test_what_the_clients_parts_raise_is_one_line(
 ) -> None:
     assert explain(error) == code
     assert capsys.readouterr().err == "parallax: gone\n"
+
+
+class Unread(io.StringIO):
+    """A pipe whose reader is gone."""
+
+    def write(self, _: str) -> int:
+        raise BrokenPipeError
+
+
+async def test_a_worker_whose_messages_nobody_reads_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in `parallax worker 2>&1 | head`."""
+    monkeypatch.setattr(sys, "stderr", Unread())
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    came = stop_on_signals(stop, 3600)
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(stop.wait(), 10)
+    finally:
+        for which in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(which)
+    assert came == [signal.SIGTERM]
 
 
 def test_an_unknown_setting_is_a_usage_error(
