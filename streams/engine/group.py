@@ -132,7 +132,9 @@ async def find_start_offsets(
         fresh_end = ends[tp] if start.fresh else None
         begin = begins[tp] if config.exact_ends else 0
         heads[source] = Head(start.offset, start.map, start.committed, fresh_end, identity, ends[tp], begin)
-    if config.from_end is not None and any(head.end is not None or head.offset < head.begin for head in heads.values()):
+    unsettled = any(head.end is not None or head.offset < head.begin for head in heads.values())
+    # What lies on an added partition may be for state that is another partition's by now: the handler forwards it.
+    if config.from_end is not None and unsettled and not processor.is_added:
         for source in config.from_end(state):
             head = heads[source]
             if head.end is not None:

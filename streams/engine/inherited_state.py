@@ -36,13 +36,14 @@ class PartitionsMissing(KafkaError):  # type: ignore[misc]  # aiokafka ships no 
 
 class Remembered(NamedTuple):
     """`values`: the newest of each key. `counts`: partition counts under which the number was open, the present one
-    last. `is_new`: it was never open under the present one. `inherited`: rows taken over, to be written with the first
-    commit.
+    last. `is_new`: it was never open under the present one. `is_added`: it was added to partitions of this group and
+    was never open. `inherited`: rows taken over, to be written with the first commit.
     """
 
     values: list[bytes]
     counts: list[int]
     is_new: bool
+    is_added: bool
     inherited: list[Output]
 
 
@@ -65,10 +66,12 @@ class InheritedState:
         if before is not None and number == 0:
             log.warning("the number of partitions is no multiple of what it was: ids, limits, circuits and plans under way "
                         "stay behind where their partition changed", partitions=count, before=before)  # fmt: skip
-        inherited = {} if counts else await self._from_ancestor(number, count, consumer)
+        found = None if counts else await self._from_ancestor(number, count, consumer)
+        inherited = found or {}
         copies = [Output(self._state, key, value, partition=number) for key, value in inherited.items()]
         is_new = not counts or counts[-1] != count
-        return Remembered([*inherited.values(), *values], with_count(counts, count), is_new, copies)
+        known = [*inherited.values(), *values]
+        return Remembered(known, with_count(counts, count), is_new, found is not None, copies)
 
     async def _check(self, before: int, count: int, consumer: AIOKafkaConsumer) -> None:
         """Check for earlier higher counts: the group's leader does not know all partitions, or the topics were
@@ -81,11 +84,11 @@ class InheritedState:
                 f"there are more than the {count} partitions that were dealt out; waiting for the group"
             )
 
-    async def _from_ancestor(self, number: int, count: int, consumer: AIOKafkaConsumer) -> dict[bytes, bytes]:
-        """The rows that belong to this number now, from the partition that its keys came from."""
+    async def _from_ancestor(self, number: int, count: int, consumer: AIOKafkaConsumer) -> dict[bytes, bytes] | None:
+        """The rows that belong to this number now, from the partition that its keys came from; None: there is none."""
         belongs, candidates = self._config.belongs, lineage(number, count)
         if belongs is None or not candidates:
-            return {}
+            return None
         numbers = sorted({ancestor for _, ancestor in candidates})
         config, state = self._config, full_name(self._state, self._config.prefix)
         # What an earlier owner is still about to commit must be there before its state is read: it holds offsets too.
@@ -104,4 +107,4 @@ class InheritedState:
                 log.info("a partition that was added takes over what belongs to it", partition=number, partitions=count,
                          ancestor=ancestor, rows=len(found))  # fmt: skip
                 return found
-        return {}
+        return None

@@ -143,6 +143,7 @@ class PartitionOpener:
             return []
         found = await self._inherited.read(processor.number, self._partition_count(), self._consumer())
         processor.remember(found.counts, found.is_new, found.inherited)
+        processor.is_added = found.is_added
         return found.values
 
     def _new_processor(self, number: int) -> PartitionProcessor:

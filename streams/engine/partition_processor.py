@@ -90,6 +90,8 @@ class PartitionProcessor:
         self._on_room = on_room
         self._on_lost = on_lost
         self.kept = kept
+        self.is_added = False
+        """Whether it was added to partitions of its group, and was never open before."""
         self._counts: Sequence[int] = ()
         self._inherited: list[Output] = []
         self._expired_records = expired or ExpiredRecords()

@@ -211,6 +211,21 @@ async def test_a_home_is_told_of_wishes_from_its_opening_on(rig: MakeRig, monkey
     assert [partition.handler for partition in one.engine.opened] == [one.handler]
 
 
+async def test_an_added_partition_is_read_from_its_beginning(rig: MakeRig) -> None:
+    """What lies there may be for a plan that another partition has by now."""
+    one = await rig(from_end=lambda kept: ("dispatch",))
+    late = TopicPartition("t.dispatch", 0)
+    one.consumer.write(late, 4)
+
+    async def added(partition: PartitionProcessor) -> list[bytes]:
+        partition.is_added = True
+        return []
+
+    one.engine._opener._remembered = added
+    await one.ready()
+    assert await settled(one, "dispatch") == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize("why", ["remembered", "committed", "made anew"])
 async def test_it_begins_where_it_always_did_otherwise(rig: MakeRig, why: str) -> None:
     """Something is remembered that may wait for it; or the group committed; or the topic was recreated."""

@@ -103,7 +103,7 @@ async def test_an_added_partition_takes_over_what_belongs_to_it(monkeypatch: pyt
     assert {output.key: output.value for output in found.inherited} == taken
     assert {(output.topic, output.partition) for output in found.inherited} == {("state", 9)}
     assert found.values == list(taken.values())
-    assert (found.counts, found.is_new) == ([16], True)
+    assert (found.counts, found.is_new, found.is_added) == ([16], True, True)
 
 
 async def test_what_an_earlier_owner_is_about_to_commit_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,9 +117,9 @@ async def test_one_that_was_open_takes_nothing_over(monkeypatch: pytest.MonkeyPa
     """Under this count, or under an earlier one of which it kept its own share; also where an older version wrote its rows."""
     rig = Rig(monkeypatch, {1: heads(8, 16), 2: heads(8), 3: heads()})
     assert [(await rig.of(number, 16))[1:] for number in (1, 2, 3)] == [
-        ([8, 16], False, []),
-        ([8, 16], True, []),
-        ([0, 16], True, []),
+        ([8, 16], False, False, []),
+        ([8, 16], True, False, []),
+        ([0, 16], True, False, []),
     ]
     assert not any(asked.startswith(("rows", "offsets")) for asked in rig.asked)
 
@@ -138,7 +138,7 @@ async def test_of_several_growths_the_last_one_that_was_open_is_the_ancestor(mon
 async def test_a_new_installation_reads_no_other_partition(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing was ever written."""
     rig = Rig(monkeypatch, {})
-    assert await rig.of(7, 8) == Remembered([], [8], True, [])
+    assert await rig.of(7, 8) == Remembered([], [8], True, False, [])
     assert not any(asked.startswith("rows") for asked in rig.asked)
 
 
