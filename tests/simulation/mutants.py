@@ -26,7 +26,6 @@ from streams.engine.shared_transactions import SharedTransactions
 from streams.plans.handler import PlanHandler
 from streams.rules.dispatch.ordering import LogPosition
 from streams.rules.dispatch.routing import MAX_HOPS
-from streams.rules.plans.run import PlanRun
 from streams.rules.schedules.scheduled_tasks import ScheduledTasks
 from streams.schedules import recurring
 from streams.schedules.handler import ScheduleHandler
@@ -140,11 +139,6 @@ def _plans_end_before_results_are_read() -> None:
     PartitionProcessor.caught_up = (  # type: ignore[method-assign]
         lambda self, source: source == "results" or caught_up(self, source)
     )
-
-
-def _cancelled_steps_fail_a_cancelled_plan() -> None:
-    """P2: a step's end was that of the plan, also where a request to cancel the plan had brought it about."""
-    PlanRun._own_end = lambda self, path, end, cancelled, now_ms: None  # type: ignore[method-assign]
 
 
 def _unaccepted_records_wait_already() -> None:
@@ -261,7 +255,6 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "O2": _relocated_tasks_are_not_waited_for,
     "O3": _a_relocated_task_is_as_old_as_its_record,
     "P1": _plans_end_before_results_are_read,
-    "P2": _cancelled_steps_fail_a_cancelled_plan,
     "S1": _unaccepted_records_wait_already,
     "S2": _tombstones_come_later,
     "S3": _firings_are_forgotten,

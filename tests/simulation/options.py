@@ -88,6 +88,10 @@ PROFILES: dict[str, Options] = {
         seconds=60.0, grow=True, growths=2, faults=("kill", "kill", "stop", "freeze", "outage", "loss", "sick"), every=4.0,
         duplicates=0.4, plans=0.15, cancels=0.0, later=0.15, schedules=3, rate=8.0, agent_s=0.1, agent_limits=(20, 10.0, 3),
     ),
+    "plans": Options(  # partitions move so often that plans end, or are cancelled, while nobody owns them
+        plans=0.6, cancels=0.6, rate=4.0, duplicates=0.0, agent_s=1.0, faults=("kill", "kill", "freeze", "stop"), every=2.0,
+        settings=(("dispatch.await_agent", "unavailable"),),
+    ),
     "skewed-clocks": Options(skew=500.0),
     "freeze": Options(faults=("freeze",), every=6.0, duplicates=0.0),
     "rolling": Options(
