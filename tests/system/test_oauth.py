@@ -108,7 +108,7 @@ def test_what_is_wrong_with_a_token_is_said_in_one_line(
         assert (code, "it refuses kafka.sasl_oauthbearer_client_id" in said) == (3, True), said
     file.write_text(unsigned_token(CLIENT, -60))
     code, said = run(broker, prefix, environment(None, file=file), *worker)
-    assert (code, "the token was refused: it may be over" in said) == (3, True), said
+    assert (code, "the token was refused: it may have expired" in said) == (3, True), said
     file.unlink()
     code, said = run(broker, prefix, environment(None, file=file), *worker)
     assert (code, "kafka.sasl_oauthbearer_token_file" in said) == (3, True), said
