@@ -26,9 +26,9 @@ from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from streams.engine.commit import CLOSE_TIMEOUT_S
 from streams.engine.faults import describe_error
-from streams.engine.group import METADATA_MAX_AGE_MS, close, dead_task
+from streams.engine.group import METADATA_MAX_AGE_MS, NOBODY_KNOWS, close, dead_task
 from streams.engine.log_identity import Identity, epoch_ends, identities
-from streams.rules.engine.followed_log import LogAtPresent, LogSeen, is_another, read_on_from
+from streams.rules.engine.start_offsets import KeptOffset, LogNow, lost_its_end, read_on_from
 from streams.schema_registry import SchemaRegistry, SchemaUnavailable, registry
 
 log = structlog.get_logger(__name__)
@@ -41,7 +41,6 @@ POLL_MS = 1000
 POSITION_TIMEOUT_S = 10.0
 LOOK_S = 15.0
 LOOK_TIMEOUT_S = 10.0
-UNKNOWN = Identity("", -1)
 RETRY_S = 1.0
 MAX_RETRY_S = 10.0
 """For a missing topic; with a longer pause a worker would use outdated information longer than necessary."""
@@ -74,7 +73,7 @@ class Follower:
         self.problem: str | None = None
         """Why the topic cannot be read now, in one line; None while it is read."""
         self._positions: dict[TopicPartition, int] = {}
-        self._seen: dict[TopicPartition, LogSeen] = {}
+        self._seen: dict[TopicPartition, KeptOffset] = {}
         self._looked_at = 0.0
         self._moved = asyncio.Event()
         self._consumer: AIOKafkaConsumer | None = None
@@ -125,11 +124,11 @@ class Follower:
         self._from_end = False
         before, self._positions = self._positions, first
         for tp in tps:
-            topic_id, epoch = logs.get(tp, UNKNOWN)
+            topic_id, epoch = logs.get(tp, NOBODY_KNOWS)
             if tp in before:
-                now = LogAtPresent(begins[tp], ends[tp], topic_id, epoch, cuts.get(tp))
-                self._positions[tp] = read_on_from(self._seen.get(tp, LogSeen(before[tp])), before[tp], now)
-            self._seen[tp] = LogSeen(self._positions[tp], topic_id, epoch)
+                now = LogNow(begins[tp], ends[tp], topic_id, epoch, cuts.get(tp))
+                self._positions[tp] = read_on_from(self._seen.get(tp, KeptOffset(before[tp])), before[tp], now)
+            self._seen[tp] = KeptOffset(self._positions[tp], "", topic_id, epoch, self._positions[tp])
             consumer.seek(tp, self._positions[tp])
         self._looked_at = asyncio.get_running_loop().time()
         return consumer
@@ -161,10 +160,10 @@ class Follower:
             return False
         for tp in read.keys() & logs.keys():
             (topic_id, epoch), seen = logs[tp], self._seen[tp]
-            if is_another(seen, topic_id, read[tp], cuts.get(tp)):
+            if lost_its_end(seen._replace(checked=read[tp]), topic_id, cuts.get(tp)) is not None:
                 return True
             if epoch == seen.epoch or tp in cuts or seen.epoch < 0:
-                self._seen[tp] = LogSeen(read[tp], topic_id, epoch)
+                self._seen[tp] = KeptOffset(read[tp], "", topic_id, epoch, read[tp])
         return False
 
     async def stop(self) -> None:

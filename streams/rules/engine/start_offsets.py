@@ -62,7 +62,7 @@ def start_offset(
     """
     offset, text = committed
     # 1. Another topic of the same name: neither offset is of this log.
-    if kept is not None and kept.topic_id and log.topic_id and kept.topic_id != log.topic_id:
+    if kept is not None and _is_recreated(kept, log.topic_id):
         return Start(log.begin, "", False, "the topic was recreated; starting at its beginning")
     # 2. The group's offset was lost or set back: what was kept is further. Without any offset the topic may be another one.
     same = kept is not None and bool(kept.topic_id) and kept.topic_id == log.topic_id
@@ -100,8 +100,32 @@ def lost_its_end(kept: KeptOffset, topic_id: str, cut: int | None) -> str | None
     >>> lost_its_end(KeptOffset(0, "", "id", 3, checked=40), "id", 20)
     'the log was truncated at 20'
     """
-    if kept.topic_id and topic_id and kept.topic_id != topic_id:
+    if _is_recreated(kept, topic_id):
         return "the topic was recreated"
     if cut is not None and cut < kept.checked:
         return f"the log was truncated at {cut}"
     return None
+
+
+def read_on_from(seen: KeptOffset, position: int, now: LogNow) -> int:
+    """Where a log that a worker reads whole is read on from. `position`: the next offset, if the log is the same.
+
+    To apply a record twice does no harm there, to miss one does: where two answers are possible, it is the lower offset.
+
+    >>> read_on_from(KeptOffset(3, "", "a"), 3, LogNow(0, 5, "b")), read_on_from(KeptOffset(3), 3, LogNow(0, 1))
+    (0, 0)
+    >>> read_on_from(KeptOffset(3, "", "a", 1, checked=3), 9, LogNow(0, 9, "a", 2, cut=6))
+    3
+    >>> read_on_from(KeptOffset(3), 3, LogNow(5, 9))
+    5
+    """
+    if _is_recreated(seen, now.topic_id) or position > now.end:
+        return now.begin  # another topic of that name; or a truncated log, and nobody knows where it was cut
+    if now.cut is not None and now.cut < position:
+        # What came since the last look came from the old leader or from the new one: it is read again.
+        position = min(seen.checked, now.cut)
+    return max(position, now.begin)
+
+
+def _is_recreated(kept: KeptOffset, topic_id: str) -> bool:
+    return bool(kept.topic_id and topic_id) and kept.topic_id != topic_id
