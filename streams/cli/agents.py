@@ -7,13 +7,13 @@ address, `probe` checks the health of registered agents (`agents_asked.py`); nei
 from __future__ import annotations
 
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from agents_io.protocols.metadata_keys import help_text
 from streams.cli.agents_asked import ask_all, check_tool, completed
+from streams.cli.listings import read_listing, report_refused
 from streams.cli.options import (
     FAILED,
     NOT_FOUND,
@@ -240,19 +240,14 @@ async def _ls(settings: Settings, form: Format) -> None:
 async def _registered(settings: Settings) -> dict[str, dict[str, Any]]:
     """Agent id to its newest registration; what workers refuse is reported on stderr and left out."""
     listing = await _listing(settings)
-    for key, reason in sorted(listing.refused.items()):
-        say(f"parallax: agents key {key!r}: {reason}; remove it with: parallax agents rm {quote(key)}")
+    report_refused("agents", listing.refused)
     return listing.found
 
 
 async def _listing(settings: Settings) -> AgentListing:
-    from streams.broker.client import read_all
     from streams.rules.agents.listing import AgentListing
 
-    listing = AgentListing()
-    async for record in read_all(settings, "agents"):
-        listing.add(record.key, record.value, record.headers)
-    return listing
+    return await read_listing(settings, "agents", AgentListing())
 
 
 async def _agent_statuses(settings: Settings) -> dict[str, AgentStanding]:

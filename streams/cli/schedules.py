@@ -7,11 +7,11 @@ times are computed here from the records on the topic.
 from __future__ import annotations
 
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from streams.cli.listings import read_listing, report_refused
 from streams.cli.options import (
     NOT_FOUND,
     USAGE,
@@ -222,19 +222,14 @@ async def _found(settings: Settings, schedule_id: str) -> dict[str, Any]:
 async def _schedules(settings: Settings) -> dict[str, dict[str, Any]]:
     """Schedules by id; one that cannot work is reported on stderr and left out."""
     listing = await _listing(settings)
-    for name, reason in sorted(listing.refused.items()):
-        say(f"parallax: schedules key {name!r}: {reason}; remove it with: parallax schedules rm {quote(name)}")
+    report_refused("schedules", listing.refused)
     return listing.found
 
 
 async def _listing(settings: Settings) -> Listing:
-    from streams.broker.client import read_all
     from streams.rules.schedules.listing import Listing
 
-    listing = Listing()
-    async for record in read_all(settings, "schedules"):
-        listing.add(record.key, record.value, record.headers)
-    return listing
+    return await read_listing(settings, "schedules", Listing())
 
 
 def _now_ms() -> int:
