@@ -58,8 +58,10 @@ def configure_logs(settings: Settings) -> None:
 
 
 def _no_lifecycle(record: logging.LogRecord) -> bool:
-    """Faust logs each start and stop of its services; below a warning that is for debugging only."""
-    wanted = record.levelno > logging.INFO or logging.getLogger().isEnabledFor(logging.DEBUG)
+    """Faust logs each start, stop and delay of its services, under the names of our modules if the class is ours: below an
+    error that is for debugging only.
+    """
+    wanted = record.levelno > logging.WARNING or logging.getLogger().isEnabledFor(logging.DEBUG)
     return wanted or not str(record.msg).startswith("[^")
 
 

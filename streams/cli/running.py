@@ -94,11 +94,11 @@ def _kafka(error: BaseException, text: str) -> tuple[int | None, str]:
     from streams.broker.client import ReadStalled, TopicMissing
     from streams.broker.kafka import BrokerUnreachable, TransactionsDenied
     from streams.broker.topics_admin import TopicsError, TopicsMissing
-    from streams.engine.faults import describe_error, unauthorized
+    from streams.engine.faults import describe_error, is_refused
 
     if isinstance(error, (BrokerUnreachable, KafkaConnectionError)):
         return UNREACHABLE, text
-    if unauthorized(error) is not None:
+    if is_refused(error):
         return FAILED, describe_error(error)
     if isinstance(error, KafkaError):
         return FAILED, f"Kafka failed: {type(error).__name__}: {text}"

@@ -13,6 +13,8 @@ from aiokafka.errors import (
     ClusterAuthorizationFailedError,
     ConcurrentTransactions,
     GroupAuthorizationFailedError,
+    InconsistentGroupProtocolError,
+    InvalidSessionTimeoutError,
     KafkaError,
     KafkaTimeoutError,
     KafkaUnavailableError,
@@ -27,6 +29,12 @@ _UNAUTHORIZED = {
     GroupAuthorizationFailedError: "group",
     TransactionalIdAuthorizationFailed: "transactional id",
     ClusterAuthorizationFailedError: "the cluster",
+}
+_WRONG_SETTING = {
+    InvalidSessionTimeoutError: "Kafka refuses session_timeout: it must lie between group.min.session.timeout.ms and "
+    "group.max.session.timeout.ms of the brokers (6s and 30m unless changed)",
+    InconsistentGroupProtocolError: "Kafka refuses this worker as a member: its group has members of another kind. Does "
+    "another program use app_id and topic_prefix of this installation?",
 }
 _TRANSIENT = (
     BrokerNotAvailableError,
@@ -68,6 +76,15 @@ def unauthorized(error: BaseException) -> str | None:
     return None
 
 
+def is_refused(error: BaseException) -> bool:
+    """Whether the brokers refuse this user or its settings, so that a new connection would meet the same.
+
+    >>> is_refused(InvalidSessionTimeoutError()), is_refused(KafkaError("lost the coordinator"))
+    (True, False)
+    """
+    return unauthorized(error) is not None or type(error) in _WRONG_SETTING
+
+
 def describe_error(error: BaseException) -> str:
     """The error for a log or a user: a refusal as a sentence with its remedy, any other unchanged.
 
@@ -75,9 +92,9 @@ def describe_error(error: BaseException) -> str:
     'Kafka refuses access to group shop-dispatch; what is needed is printed by: parallax docs acls'
     """
     refused = unauthorized(error)
-    return (
-        repr(error) if refused is None else f"Kafka refuses {refused}; what is needed is printed by: parallax docs acls"
-    )
+    if refused is not None:
+        return f"Kafka refuses {refused}; what is needed is printed by: parallax docs acls"
+    return _WRONG_SETTING.get(type(error)) or repr(error)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

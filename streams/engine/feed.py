@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 
 import structlog
 from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import GroupAuthorizationFailedError, IllegalStateError
+from aiokafka.errors import GroupAuthorizationFailedError, IllegalStateError, InvalidSessionTimeoutError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from streams.engine.event_wait import wait_at_most
-from streams.engine.faults import describe_error, is_transient
+from streams.engine.faults import describe_error, is_refused, is_transient
 from streams.engine.partition_processor import PartitionProcessor
 from streams.lenient_decoding import decode_leniently
 from streams.schema_registry import SchemaRegistry, registry
@@ -70,6 +70,8 @@ class Feed:
         self._learning: set[asyncio.Task[None]] = set()
         self._wanted: list[TopicPartition] = []
         self._failing_since: float | None = None
+        self.is_refused = False
+        """Whether the brokers refused the last poll that failed. They would refuse a new consumer too."""
         self._told = "", 0.0
 
     @property
@@ -246,9 +248,12 @@ class Feed:
         if (words := describe_error(error)) != self._told[0] or now - self._told[1] >= TELL_S:
             self._told = words, now
             log.warning("the group or a poll failed; trying again", error=words)
+        self.is_refused = is_refused(error)
         if self._failing_since is None:
             self._failing_since = now
-        elif now - self._failing_since > GIVE_UP_S and not is_transient(error):
+        if isinstance(error, InvalidSessionTimeoutError) or (
+            now - self._failing_since > GIVE_UP_S and not is_transient(error)
+        ):
             self._fail(error)
 
     def _set_aside(self, tp: TopicPartition, error: Exception) -> None:

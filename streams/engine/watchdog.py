@@ -57,7 +57,7 @@ class Watchdog:
         if dead is not None and (dead[1] is None or is_transient(dead[1])):
             return f"aiokafka's {dead[0]} task has ended: {dead[1]!r}"
         failing_s = self._engine.feed.failing_s
-        if failing_s >= self._after_s:
+        if failing_s >= self._after_s and not self._engine.feed.is_refused:
             return f"every poll has failed for {failing_s:.0f} s"
         polled = await _positions(consumer, self._engine.feed.polled)
         ends = self._engine.ends = await _ends(consumer, self._engine.feed.open)

@@ -23,7 +23,7 @@ from aiohttp import web
 from aiokafka.errors import KafkaError
 
 from streams.broker.noise import quiet_logs
-from streams.engine.faults import describe_error, unauthorized
+from streams.engine.faults import describe_error, is_refused
 from streams.fast_loop import in_fast_loop
 from streams.logs import configure_logs
 from streams.statistics.api import StatsApi
@@ -60,7 +60,7 @@ class _Served:
             await self._supervisor.start()
             self._started = True
         except (KafkaError, TimeoutError) as error:
-            self._failed = {"reason": describe_error(error), "exitCode": 1 if unauthorized(error) else 3}
+            self._failed = {"reason": describe_error(error), "exitCode": 1 if is_refused(error) else 3}
         except Exception as error:
             log.exception("statistics could not be started")
             self._failed = {"reason": str(error) or repr(error), "exitCode": 1}

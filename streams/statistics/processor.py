@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 15.0
 LOOK_S = 5.0
-QUIET = ("faust", "mode", "streams.statistics")  # mode logs every start and stop under the name of the class's module
+QUIET = ("faust", "mode")
 
 
 class NotReady(Exception):
@@ -119,11 +119,14 @@ class StatsProcessor:
             self._fail(error)
 
     async def _watch(self, app: StatsApp) -> None:
-        """Detects that the consumer's own tasks have ended; nothing else does."""
+        """Detects that the consumer's own tasks have ended, or that the brokers refuse it; nothing else does."""
         while self._error is None:
             await asyncio.sleep(LOOK_S)
+            refusal = app.ledger.refusal()
             dead = app.ledger.dead() if self._aggregator.ready else None
-            if dead is not None:
+            if refusal is not None:
+                self._fail(refusal)
+            elif dead is not None:
                 self._fail(RuntimeError(dead))
 
     def _fail(self, error: BaseException) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from streams.engine.faults import describe_error
 from streams.engine.partition_status import PartitionStatus
 from streams.settings import RoleName, Settings
 
@@ -86,7 +87,7 @@ class StatsSupervisor:
                 if self.processor is not None:
                     await self.processor.failed()
             except Exception as error:
-                log.warning("statistics failed; starting them again", error=repr(error), pause_s=pause_s)
+                log.warning("statistics failed; starting them again", error=describe_error(error), pause_s=pause_s)
             await self._drop()
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, MAX_PAUSE_S)
@@ -95,7 +96,7 @@ class StatsSupervisor:
                 async with asyncio.timeout(MAX_PAUSE_S):
                     await self.wait_ready()
             except Exception as error:  # any error: nothing else would start them again
-                log.warning("statistics could not be started", error=repr(error), pause_s=pause_s)
+                log.warning("statistics could not be started", error=describe_error(error), pause_s=pause_s)
             else:
                 pause_s = PAUSE_S
 

@@ -28,6 +28,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
+from streams.engine.faults import is_refused
 from streams.engine.group import dead_task
 from streams.engine.partition_status import PartitionStatus, known
 from streams.engine.yielder import Yielder
@@ -327,6 +328,12 @@ class LedgerConsumer(driver.Consumer):
         consumer = getattr(self._thread, "_consumer", None)
         found = None if consumer is None else dead_task(consumer)
         return None if found is None else f"aiokafka's {found[0]} task has ended: {found[1]!r}"
+
+    def refusal(self) -> Exception | None:
+        """Why the brokers refuse it as a member of the group, if they do: Faust does not ask before it has partitions."""
+        coordinator = getattr(getattr(self._thread, "_consumer", None), "_coordinator", None)
+        error = getattr(coordinator, "_pending_exception", None)
+        return error if error is not None and is_refused(error) else None
 
     def in_flight(self) -> int:
         """Points fetched that are not done."""

@@ -28,7 +28,7 @@ class Watched:
         self.consumer: Any = FakeConsumer()
         self.consumer.assigned = {P0, P1}
         self.consumer.positions = {P0: 0, P1: 0}
-        self.feed = SimpleNamespace(failing_s=0.0, polled=[P0, P1], open=[P0, P1])
+        self.feed = SimpleNamespace(failing_s=0.0, is_refused=False, polled=[P0, P1], open=[P0, P1])
         self.ends: dict[TopicPartition, int] = {}
         self.renewed = 0
         self.fetching = asyncio.create_task(self._task(None))
@@ -85,6 +85,13 @@ async def test_a_consumer_that_reads_or_has_nothing_to_read_is_left_alone() -> N
     for _ in range(10):
         assert await dog.look() is None
         await asyncio.sleep(AFTER_S / 6)
+
+
+async def test_polls_that_the_brokers_refuse_are_left_to_end_the_worker() -> None:
+    """Replacing the consumer would begin the time anew after which the feed gives up: for ever, by the default settings."""
+    watched = Watched()
+    watched.feed.failing_s, watched.feed.is_refused = AFTER_S * 2, True
+    assert await watched.dog().look() is None
 
 
 async def test_one_partition_without_a_leader_does_not_hide_another() -> None:
