@@ -13,6 +13,8 @@ from tests.simulation.scenario import Scenario, Violation
 
 SPREAD_S = 3.0
 """How soon a changed registration must be followed."""
+REQUEST_S = 30.0
+"""The longest that a request may take."""
 
 
 def _allowed(scenario: Scenario, agent: SimAgent, since: float, until: float) -> tuple[int, int]:
@@ -34,7 +36,8 @@ def _known_at(scenario: Scenario, changed_at: float) -> float:
     known_at = changed_at + SPREAD_S
     for fault in scenario.faults:  # in order of time
         if fault.kind in BLIND and fault.at <= known_at:
-            known_at = max(known_at, fault.at + fault.amount + SPREAD_S)
+            held_s = REQUEST_S if fault.kind == "slow" else 0.0  # what was asked in it may be answered long after it
+            known_at = max(known_at, fault.at + fault.amount + held_s + SPREAD_S)
     return known_at
 
 
