@@ -187,7 +187,9 @@ class Aggregator:
             self.failed(error)
 
     def release(self) -> None:
-        """The partitions are gone: drop everything in memory."""
+        """The partitions are gone: drop everything in memory. What `load` exempted from garbage collection may be garbage by
+        now.
+        """
         self.ready = False
         self.releases += 1
         self._pending.clear()
@@ -195,6 +197,7 @@ class Aggregator:
         self._clocks.clear()
         self._round = []
         self.state.clear()
+        gc.unfreeze()
 
     # One batch
 

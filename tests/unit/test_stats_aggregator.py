@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -366,3 +368,19 @@ async def test_only_a_point_of_the_future_is_put_aside(
     await world.read(aggregator, [_point(world.now_ms + time_ms, 0).wire()], 0, stamp_ms=world.now_ms + stamp_ms)
     assert aggregator.rejected == rejected
     assert [topic for topic, _ in world.sent].count("dlq.data-points") == rejected
+
+
+async def test_what_was_exempted_from_garbage_collection_is_freed_when_its_partitions_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each recovery exempts everything in memory: what was on its way to become garbage would stay for ever."""
+    garbage = Crashed()
+    garbage.__cause__ = garbage
+    seen = weakref.ref(garbage)
+    aggregator = await World(monkeypatch).start()
+    del garbage
+    gc.collect()
+    assert seen() is not None
+    aggregator.release()
+    gc.collect()
+    assert seen() is None
