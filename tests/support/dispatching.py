@@ -149,11 +149,14 @@ class FakeTransport:
 
 
 class Dispatching:
-    """A handler and everything around it. `fields`: settings; retries wait 1 ms unless told otherwise."""
+    """A handler and everything around it. `fields`: settings; retries wait 1 ms unless told otherwise.
+
+    `partition`: a real one in place of the fake.
+    """
 
     def __init__(
         self, number: int = 0, partitions: int = 1, kept: Iterable[bytes] = (), cleared_ms: int = 0,
-        tracing: Tracing | None = None, **fields: Any,
+        tracing: Tracing | None = None, partition: PartitionProcessor | None = None, **fields: Any,
     ) -> None:  # fmt: skip
         retry = {"initial_delay": 1, "jitter": False} | fields.pop("retry", {})
         self.settings = Settings.model_validate({"retry": retry, **fields})
@@ -211,7 +214,7 @@ class Dispatching:
             templates=self.templates,
             tracing=tracing,
         )
-        self.handler = DispatchHandler(cast("PartitionProcessor", self.partition), context, kept)
+        self.handler = DispatchHandler(partition or cast("PartitionProcessor", self.partition), context, kept)
         self.register(**AGENT)
 
     def wall_ms(self) -> int:

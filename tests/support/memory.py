@@ -1,19 +1,19 @@
 """What an object keeps in memory, measured from outside: for bounds and leaks, whatever the attributes are called.
 
-In: an object. Out: the objects of a type that it still refers to, directly or through others. Code, modules and what
-functions see as globals are not part of it.
+In: an object. Out: the objects of a type that it still refers to, directly or through others. Code, modules, what
+functions see as globals and the tracebacks of errors are not part of it.
 """
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType, TracebackType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_CODE = (ModuleType, CodeType, type, BuiltinFunctionType)
+_LEFT_OUT = (ModuleType, CodeType, type, BuiltinFunctionType, TracebackType)
 
 
 def _parts(one: Any) -> list[Any]:
@@ -28,7 +28,7 @@ def _reached(root: object) -> Iterator[Any]:
         one = left.pop()
         yield one
         for part in _parts(one):
-            if id(part) not in seen and not isinstance(part, _CODE):
+            if id(part) not in seen and not isinstance(part, _LEFT_OUT):
                 seen.add(id(part))
                 left.append(part)
 
