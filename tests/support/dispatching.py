@@ -186,6 +186,9 @@ class Dispatching:
         self.recorder = DispatchRecorder(app_id="app", processor="dispatch", prefix="t.", group="app-dispatch")
         self.log: dict[tuple[str, int], Any] = {}
         self.read_again_errors: deque[BaseException] = deque()
+        self.asked_again: list[tuple[str, int]] = []
+        self.may_read_again = asyncio.Event()
+        self.may_read_again.set()
         self.memory = HeldMemory(self.settings.dispatch.max_held_bytes, self.settings.dispatch.max_in_flight)
         context = DispatchContext(
             settings=self.settings,
@@ -250,8 +253,10 @@ class Dispatching:
         self.handler.process(source, record)
 
     async def read_again(self, source: str, number: int, offsets: Sequence[int]) -> dict[int, Any]:
-        """Records that were handed over before, unless they were deleted from `log`."""
+        """Records that were handed over before, unless they were deleted from `log`; once they may be read."""
+        self.asked_again += [(source, offset) for offset in offsets]
         await asyncio.sleep(0)
+        await self.may_read_again.wait()
         if self.read_again_errors:
             raise self.read_again_errors.popleft()
         return {offset: self.log[source, offset] for offset in offsets if (source, offset) in self.log}

@@ -1,11 +1,12 @@
 """What an object keeps in memory, measured from outside: for bounds and leaks, whatever the attributes are called.
 
 In: an object. Out: the objects of a type that it still refers to, directly or through others. Code, modules, what
-functions see as globals and the tracebacks of errors are not part of it.
+functions see as globals, the event loop and the tracebacks of errors are not part of it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections.abc import Iterator
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType, TracebackType
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_LEFT_OUT = (ModuleType, CodeType, type, BuiltinFunctionType, TracebackType)
+_LEFT_OUT = (ModuleType, CodeType, type, BuiltinFunctionType, TracebackType, asyncio.AbstractEventLoop)
 
 
 def _parts(one: Any) -> list[Any]:
@@ -34,9 +35,9 @@ def _reached(root: object) -> Iterator[Any]:
 
 
 def held(root: object, kind: type[T]) -> list[T]:
-    """The objects of exactly this type that `root` keeps alive.
+    """The objects of this type that `root` keeps alive.
 
     >>> sorted(held({"a": [1.5, (2.5, "x")]}, float))
     [1.5, 2.5]
     """
-    return [one for one in _reached(root) if type(one) is kind]
+    return [one for one in _reached(root) if isinstance(one, kind)]

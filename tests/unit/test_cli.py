@@ -249,7 +249,7 @@ def test_config_names_the_origin_and_masks_secrets(
 
 def test_a_fault_of_ours_is_told_apart(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A trace for the report, exit 1."""
-    monkeypatch.setattr("streams.cli.info._plain", lambda value: 1 // 0)
+    monkeypatch.setattr("streams.cli.info.rows_as", lambda *_: 1 // 0)
     assert invoke(["config"]) == 1
     assert "internal error: ZeroDivisionError" in capsys.readouterr().err
 
