@@ -6,10 +6,11 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, cast
 
 import orjson
+import pytest
 from prometheus_client import CollectorRegistry
 
 from agents_io.errors import AgentError
@@ -33,10 +34,13 @@ from streams.rules.records import Output
 from streams.settings import Settings
 from streams.tracing.spans import Tracing
 from tests.support.partition_fakes import intake
-from tests.support.wait import until
+from tests.support.wait import settle, until
 
 PROTOCOLS = ("http", "gateway", "task:http", "task:function", "task:pattern")
 AGENT = {"id": "a1", "endpoint": "http://h"}
+ONE_AT_A_TIME = {"limits": {"maxConcurrency": 1}}
+DEEP = b"[" * 300 + b"]" * 300
+"""JSON nested too deep to be passed on."""
 
 
 class FakePartition:
@@ -282,3 +286,21 @@ class Dispatching:
 def failing(error: type[AgentError], message: str = "why") -> AgentError:
     """An error as a transport raises it."""
     return error(message)
+
+
+Make = Callable[..., Dispatching]
+
+
+@pytest.fixture
+async def make() -> AsyncIterator[Make]:
+    """Makes handlers, with the arguments of `Dispatching`, and closes them."""
+    made: list[Dispatching] = []
+
+    def build(*arguments: Any, **fields: Any) -> Dispatching:
+        made.append(Dispatching(*arguments, **fields))
+        return made[-1]
+
+    yield build
+    for one in made:
+        one.handler.close()
+    await settle()
