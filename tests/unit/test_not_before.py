@@ -14,10 +14,10 @@ from streams.rules.records import Output
 from streams.rules.schedules.records import ScheduleRecorder, read_due
 from streams.rules.source_record import CANCELLED_HEADER, EXPIRES_HEADER, ORIGIN_HEADER, SourceRecord
 from streams.testing import FakeAgent, VirtualTime
+from tests.support.coordinating import Coordinating
 from tests.support.dispatching import Dispatching
 from tests.support.partition_fakes import intake
 from tests.support.scheduling import Scheduling
-from tests.unit.test_plan_handler import Coordinating
 
 pytestmark = pytest.mark.virtual_time
 

@@ -12,10 +12,10 @@ from schemas.codec import validate
 from schemas.messages import Task
 from schemas.times import parse_time
 from streams.rules.plans.task_plans import plan_for
+from tests.support.coordinating import Coordinating, one, topics
 from tests.support.partition_fakes import intake
 from tests.support.plans import plan, task
 from tests.support.wait import until
-from tests.unit.test_plan_handler import Coordinating, one, topics
 
 pytestmark = pytest.mark.virtual_time
 
