@@ -144,10 +144,10 @@ class PlanRecorder(TaskRecorder):
         content = {"planId": plan_id, "sequence": sequence, "entries": [orjson.Fragment(row) for row in rows]}
         return self._memory(self.steps_key(plan_id, sequence), "steps", content, partition, now_ms)
 
-    def seen(self, chunk: Chunk, slots: int, partition: int, now_ms: int) -> Output:
+    def seen(self, chunk: Chunk, partition: int, now_ms: int) -> Output:
         """Ids of plans that have their results."""
-        content = {"sequence": chunk.sequence, "digests": b64encode(chunk.digests).decode()}
-        return self._memory(f"{self.app}/seen/{chunk.sequence % slots}", "seen", content, partition, now_ms)
+        content = {"sequence": chunk.sequence, "digests": b64encode(chunk.digests).decode(), "slot": chunk.slot}
+        return self._memory(f"{self.app}/seen/{chunk.slot}", "seen", content, partition, now_ms)
 
     def forget(self, key: str, partition: int) -> Output:
         return Output(STATE, key.encode(), None, partition=partition)
