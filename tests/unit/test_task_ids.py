@@ -274,3 +274,19 @@ async def test_a_fault_of_our_own_answers_an_id_only_where_it_is_compared(
     else:
         assert set(end) == {"dlq.tasks", "events"}
         assert "dispatch" in again or again["results"]["status"] == "success"
+
+
+@pytest.mark.parametrize("first", ["name", "capability"])
+async def test_by_name_and_by_capability_an_id_is_one_task_of_one_agent(make: Make, first: str) -> None:
+    """The agent's partition compares both. Of another agent it is another task."""
+    one = make()
+    one.register(id="bird", endpoint="http://b", capabilities=["fly"])
+    ways: list[dict[str, Any]] = [{"target": "bird"}, FLY]
+    if first == "capability":
+        ways.reverse()
+    one.take(0, id="t", **ways[0])
+    assert (await one.result(0))["agentId"] == "bird"
+    one.take(1, id="t", **ways[1])
+    assert (await one.end(1))["events"]["type"] == "task:duplicate"
+    one.take(2, id="t", target="a1")
+    assert (await one.result(2))["agentId"] == "a1"
