@@ -157,8 +157,9 @@ class Dispatching:
 
     def __init__(
         self, number: int = 0, partitions: int = 1, kept: Iterable[bytes] = (), cleared_ms: int = 0,
-        tracing: Tracing | None = None, **fields: Any,
+        tracing: Tracing | None = None, allow: Sequence[str] = ("h", "*.wide"), patterns: bool = True, **fields: Any,
     ) -> None:  # fmt: skip
+        """`allow`: hosts of http tasks; `patterns`: whether there is a control plane."""
         retry = {"initial_delay": 1, "jitter": False} | fields.pop("retry", {})
         self.settings = Settings.model_validate({"retry": retry, **fields})
         self.partition = FakePartition(number)
@@ -175,9 +176,9 @@ class Dispatching:
         self.cleared_ms = cleared_ms
         self.transports = dict.fromkeys(PROTOCOLS, self.transport)
         self.builtins = Builtins(
-            allowed=AllowList(["h", "*.wide"]),
+            allowed=AllowList(allow),
             functions=("f", "g"),
-            patterns=True,
+            patterns=patterns,
             limits=dict.fromkeys(("http", "function", "pattern")),
         )
         self.templates: dict[str, Any] = {}

@@ -400,3 +400,20 @@ async def test_one_id_sent_twice_has_one_result_whether_its_agent_comes_or_goes(
         at = id_partition if entry == "partition of the id" else agent_partition
         statuses += await deliver(partitions, at, task_id, offset + 1)
     assert statuses == ["success" if first else "failure"]
+
+
+async def test_the_next_owner_writes_behind_the_newest_ids(make: Any) -> None:
+    """In the slot after theirs, whatever size the ring had: a setting decides about that, and may have changed."""
+    one = make()
+    one.take(0, id="t")
+    await one.result(0)
+    [seen] = [output for output in one.handler.changes() if b"/seen/" in (output.key or b"")]
+    row = orjson.loads(seen.value or b"")
+    assert (seen.key or b"").endswith(b"/seen/0")
+    assert row["seen"]["slot"] == 0
+    row["seen"] |= {"slot": 7}
+    heir = make(kept=[orjson.dumps(row)])
+    heir.take(0, id="u")
+    await heir.result(0)
+    keys = [output.key for output in heir.handler.changes()]
+    assert any((key or b"").endswith(b"/seen/8") for key in keys)
