@@ -73,9 +73,8 @@ class Router:
             return Fail(error)
         if run.any_agent and run.chosen:
             return self._fail(run, error)
-        run.waited_for_agent = (
-            True  # it waits in a wrong partition before it is forwarded again: it ends in the right one
-        )
+        # It waits in a wrong partition, before it is forwarded again: it ends in the right one.
+        run.waited_for_agent = True
         return self.route(run)
 
     def may_answer(self, run: TaskRun) -> bool:

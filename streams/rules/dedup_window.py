@@ -108,9 +108,8 @@ class DedupWindow:
     @property
     def slots(self) -> int:
         """How many chunks there are at most; the next one replaces the oldest."""
-        return (
-            self._max // CHUNK_IDS + self._parts + 3
-        )  # in slow traffic each part of the window ends with a small chunk
+        # In slow traffic each part of the window ends with a small chunk.
+        return self._max // CHUNK_IDS + self._parts + 3
 
     def has(self, digest: bytes, now_ms: int | None = None) -> bool:
         """Whether the id was added and is not forgotten. `now_ms`: its time has not passed either; without it the
