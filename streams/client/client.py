@@ -413,5 +413,5 @@ class Client(Subscriptions):
             waiting.fail(error, final=True)
 
     async def _cancel_task(self, task_id: str, reason: str | None) -> None:
-        for request in cancel_requests(task_id, reason, plan=False):
+        for request in cancel_requests(task_id, reason, ["taskId"]):
             await self.send("controls", request)
