@@ -57,7 +57,7 @@ def apply(
 
     Settings that the cluster refuses are adapted, and reported.
     """
-    from streams.broker.topics_admin import wanted
+    from streams.rules.broker.topic_plan import wanted
     from streams.rules.broker.topic_settings import SettingError, parse_overrides
 
     settings = settings_from(bootstrap_servers, topic_prefix)
@@ -166,7 +166,8 @@ def ls(
 
 
 async def _ls(settings: Settings, partitions: int | None, replication: int | None, form: Format) -> None:
-    from streams.broker.topics_admin import describe, wanted
+    from streams.broker.topics_admin import describe
+    from streams.rules.broker.topic_plan import wanted
 
     fixed = {topic.name: topic.partitions for topic in wanted(settings.topic_prefix)}
     documents = []
