@@ -44,10 +44,3 @@ async def test_nobody_there_is_not_healthy() -> None:
     transport = GrpcTransport()
     assert not await is_well(transport, rig.agent, 2.0)
     await transport.close()
-
-
-async def test_capabilities() -> None:
-    """For whoever registers it."""
-    async with rig_of(capabilities=["sum", "sort"]) as rig:
-        skills = await rig.transport.capabilities(rig.agent, 5.0)
-        assert (skills.name, skills.capabilities, skills.scores["sum"]) == ("Fake", ("sum", "sort"), 0.5)

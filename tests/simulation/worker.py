@@ -165,7 +165,7 @@ class Worker:
             read_again=self._read_again,
         )
         engine = self._engine(
-            "dispatch", INTAKE, "state", 10_000_000,
+            "dispatch", INTAKE, "state",
             lambda processor, kept: DispatchHandler(processor, context, kept), before_open=self.agents.catch_up,
             outlasting=DispatchHandler.outlasting,
             belongs=partial(state_rows.belongs, self.node.app),
@@ -205,7 +205,7 @@ class Worker:
             max_plan_bytes=1 << 20,
         )
         engine = self._engine(
-            "plans", PLAN_INTAKE, STATE, 1_000_000, lambda processor, kept: PlanHandler(processor, parts, kept),
+            "plans", PLAN_INTAKE, STATE, lambda processor, kept: PlanHandler(processor, parts, kept),
             from_end=lambda kept: () if anything_under_way(kept, self.node.app) else ("results",),
             belongs=partial(plan_state_rows.belongs, self.node.app),
         )  # fmt: skip
@@ -229,7 +229,7 @@ class Worker:
             read_again=self._read_again,
         )
         engine = self._engine(
-            "schedules", SCHEDULE_INTAKE, SCHEDULE_STATE, 1_000_000,
+            "schedules", SCHEDULE_INTAKE, SCHEDULE_STATE,
             lambda processor, kept: ScheduleHandler(
                 partition=processor, parts=parts, lying=reader.take(processor.number), kept=kept
             ),
@@ -245,7 +245,6 @@ class Worker:
         role: str,
         sources: Any,
         state: str,
-        max_in_flight: int,
         make_handler: Any,
         before_open: Any = None,
         make_reader: Any = SimStateReader,
@@ -261,7 +260,6 @@ class Worker:
             sources=sources,
             state=state,
             exact_ends=True,
-            max_in_flight=max_in_flight,
             **more,
         )
         transactor = SimTransactor(

@@ -219,6 +219,11 @@ class Dispatching:
         self.handler = DispatchHandler(cast("PartitionProcessor", self.partition), context, kept)
         self.register(**AGENT)
 
+    @property
+    def resting(self) -> int:
+        """How many tasks wait on their topic."""
+        return len(self.handler._waiting.backlogs)
+
     def wall_ms(self) -> int:
         """The wall clock, as far ahead as the test wants."""
         return int((self._wall_s + self._loop.time()) * 1000) + self.skew_ms

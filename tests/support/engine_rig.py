@@ -80,7 +80,7 @@ class EngineRig:
         self.prepare: Callable[[StoringCommitter], None] = lambda committer: None
         config: dict[str, Any] = {
             "options": {}, "prefix": "t.", "group": "g", "sources": INTAKE, "instance_id": None,
-            "session_timeout_s": 0.04, "max_in_flight": 1000, "drain_timeout_s": 1.0,
+            "session_timeout_s": 0.04, "drain_timeout_s": 1.0,
             "stop_timeout_s": 1.0,
             "state": None, "exact_ends": True,
         }  # fmt: skip

@@ -55,7 +55,7 @@ async def test_an_absent_agents_backlog_stays_on_its_topic(make: Make) -> None:
     one.agents.gate.set()
     await asyncio.sleep(0.3)
     assert one.memory.used <= 400_000
-    assert one.handler.resting() > 1500
+    assert one.resting > 1500
 
 
 async def test_a_timeout_that_the_agent_reports_is_the_agents(make: Make) -> None:
@@ -117,9 +117,9 @@ async def test_a_held_partition_reads_nothing_back(make: Make) -> None:
         one.take(offset, payload=offset)
     await settle()
     one.handler.hold()
-    resting = one.handler.resting()
+    resting = one.resting
     await asyncio.sleep(0.6)
-    assert one.handler.resting() == resting
+    assert one.resting == resting
 
 
 async def test_a_follower_that_is_relocated_leads_when_its_leader_fails(make: Make) -> None:

@@ -37,7 +37,7 @@ async def test_what_memory_cannot_hold_waits_on_its_topic_in_order(make: Make) -
         one.take(offset, payload=offset)
         assert one.handler.room("tasks")
     await until(lambda: one.transport.calls)
-    assert (one.transport.tasks, one.handler.resting()) == (["t0"], 3)
+    assert (one.transport.tasks, one.resting) == (["t0"], 3)
     reasons = [(one.handler.explain("tasks", offset) or {})["reason"] for offset in range(4)]
     assert reasons == ["calling", "concurrency", "concurrency", "concurrency"]
     one.transport.gate.set()

@@ -331,7 +331,7 @@ async def test_a_task_left_on_its_topic_whose_agent_goes_away_has_its_result(mak
     one.take(0, **FLY)
     one.take(1, id="victim", **FLY)
     await until(lambda: len(one.transport.calls) == 1)
-    assert one.handler.resting() == 1
+    assert one.resting == 1
     one.agents.known.clear()
     one.transport.gate.set()
     assert (await one.result(0))["status"] == "success"

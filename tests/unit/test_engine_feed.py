@@ -17,31 +17,6 @@ from tests.support.wait import until
 pytestmark = pytest.mark.virtual_time
 
 
-async def test_no_more_than_max_in_flight_over_all_partitions(rig: MakeRig) -> None:
-    """Five at a time out of two partitions; each that ends makes room for one."""
-    one = await rig(max_in_flight=5)
-    other = TopicPartition("t.tasks", 1)
-    one.consumer.write(TASKS, 10)
-    one.consumer.write(other, 10)
-    await one.ready(0, 1)
-
-    def taken() -> int:
-        return sum(len(handler.taken) for handler in one.handlers)
-
-    await until(lambda: taken() == 5)
-    done = {0: 0, 1: 0}
-    for total in range(6, 21):
-        number = next(n for n, partition in one.engine.processors.items() if partition.in_flight)
-        one.finish(done[number], number=number)
-        done[number] += 1
-        expected = total
-        await until(lambda: taken() == expected)  # noqa: B023 - awaited within the same turn
-        await asyncio.sleep(0)
-        assert one.engine.in_flight == 5
-    await asyncio.sleep(0.03)
-    assert taken() == 20
-
-
 async def test_a_handler_without_room_is_given_nothing(rig: MakeRig) -> None:
     """What was fetched waits in order, and no more is fetched for that partition; others go on."""
     one = await rig()
@@ -64,7 +39,7 @@ async def test_a_full_map_stops_intake_until_it_shrinks(rig: MakeRig, monkeypatc
     """Every second record hangs: intake stops while the map still fits, and goes on to the end once they finish."""
     monkeypatch.setattr(ledger, "LIMIT_BYTES", 200)
     count = 2500
-    one = await rig(max_in_flight=100_000)
+    one = await rig()
     await one.ready()
     done = 0
     while one.consumer.end(TASKS) < count:  # in portions: a long row in flight makes a small map

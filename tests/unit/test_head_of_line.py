@@ -169,7 +169,7 @@ async def test_a_record_that_is_left_on_its_topic_goes_to_the_end(make: Make) ->
     one.transport.gate.clear()
     for offset in range(3):
         one.take(offset, payload=offset)
-    await until(lambda: one.handler.resting() == 2)
+    await until(lambda: one.resting == 2)
     one.handler.unblock("tasks", [1])
     await until(lambda: ended(one, "tasks", 1))
     output = parked(one, 1)
@@ -196,7 +196,7 @@ async def test_records_that_moved_wait_on_parked_if_memory_is_short(make: Make) 
         await until(lambda offset=offset: ended(one, "tasks", offset))  # type: ignore[misc]
         back(one, parked(one, offset), 1000 + offset)
     assert one.memory.used <= 200_000
-    assert one.handler.resting() > 200
+    assert one.resting > 200
     one.transport.gate.set()
     for offset in range(count):
         assert (await one.result(1000 + offset))["status"] == "success"

@@ -137,7 +137,7 @@ async def test_fenced_is_told_once_and_nothing_is_accepted_after(rig: MakeRig) -
     assert one.partition.closed
     one.partition.complete("tasks", 1, [out("b")])
     await settle()
-    assert one.partition.in_flight == 1
+    assert one.partition.ledgers["tasks"].in_flight == 1
     await one.partition.drain(1)
     assert [str(error) for error in one.lost] == ["another owner"]
     assert len(one.committer.attempts) == 1
@@ -183,7 +183,7 @@ async def test_records_that_are_skipped_make_no_commit_of_their_own_at_once(
     made.track(0, 1, 2)
     made.partition.skip("tasks", 0)
     made.partition.skip("tasks", 1)
-    assert made.partition.in_flight == 1
+    assert made.partition.ledgers["tasks"].in_flight == 1
     await settle()
     assert made.committer.last("tasks") is None
     made.partition.complete("tasks", 2, [out("r")])

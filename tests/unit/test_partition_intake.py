@@ -70,20 +70,6 @@ async def test_an_owner_has_caught_up_once_all_that_was_there_before_it_was_hand
     assert one.partition.behind == set()
 
 
-async def test_in_flight_counts_what_is_taken_and_not_finished(rig: MakeRig) -> None:
-    """Finished and not yet committed is not in flight, so that back-pressure follows the agents and not the broker."""
-    one = rig().open()
-    one.track(0, 1, 2)
-    one.committer.gate.clear()
-    assert one.partition.in_flight == 3
-    one.partition.complete("tasks", 1, [])
-    assert one.partition.in_flight == 2
-    await until(lambda: one.committer.attempts)
-    assert one.partition.in_flight == 2
-    one.partition.complete("tasks", 0, [])
-    assert one.partition.in_flight == 1
-
-
 async def test_the_engine_is_told_of_room_only_when_records_wait(rig: MakeRig) -> None:
     """A completion wakes the fetch loop if there is something to feed."""
     one = rig().open()
