@@ -299,15 +299,3 @@ def dead_letter_config() -> dict[str, str]:
 def dead_letter_topics() -> tuple[str, ...]:
     """Short names of all dead-letter topics."""
     return tuple(f"dlq.{topic.name}" for topic in TOPICS if topic.dead_letters)
-
-
-def diagram() -> str:
-    """The table as Markdown, for docs/reference and `parallax topics ls --help`."""
-    rows = ["| topic | key | message | written by | read by | cleanup |", "|---|---|---|---|---|---|"]
-    rows += [
-        f"| `{t.name}` | {t.key} | {t.message.__name__} | {t.written_by} | {t.read_by} | {t.cleanup} |" for t in TOPICS
-    ]
-    rows.append(
-        "| `dlq.parallax.<topic>` | original key | the original bytes | the service that rejects | users | delete |"
-    )
-    return "\n".join(rows)

@@ -8,44 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from streams.client import (
-        AgentRefused,
-        AgentRejected,
-        AgentServerError,
-        AgentTimeout,
-        AgentUnreachable,
-        BadResponse,
-        CircuitOpen,
-        Client,
-        ClientClosed,
-        ClientError,
-        ExecutionFailed,
-        ForbiddenTarget,
-        Handle,
-        InternalError,
-        InvalidPlan,
-        InvalidTask,
-        InvalidValue,
-        KafkaUnreachable,
-        NoAgent,
-        NotFound,
-        NoWorker,
-        PlanResult,
-        RateLimited,
-        TaskCancelled,
-        TaskExpired,
-        TaskFailed,
-        TaskResult,
-        TooLarge,
-        TopicsMissing,
-        UnknownFunction,
-        Unsupported,
-        WaitTimeout,
-        dag,
-        parallel,
-        sequence,
-        step,
-    )
+    from streams.client import *
 
 __all__ = [
     "AgentRefused",

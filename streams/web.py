@@ -59,17 +59,7 @@ class WebServer:
         """Why a running role is not ready, one line each."""
         self._settings = settings
         self._registry = registry
-        self._dropped_events: dict[str, Callable[[], int]] = {}
-        observe(
-            registry,
-            self._partition_statuses,
-            self._roles_ready,
-            self._log_changes,
-            self._dropped_events,
-            self._renewals,
-            self._expired_records,
-            self._retention_ms,
-        )
+        observe(registry, self._partition_statuses, self._roles_ready, self.engines, self._dropped_events)
         self._runner: web.AppRunner | None = None
         shown = token_to_show(settings)
         self._stats_api = StatsApi(self._statistics, shown)
@@ -86,8 +76,6 @@ class WebServer:
     def add(self, role: Role) -> None:
         """Add a role that was started."""
         self.roles[role.name] = role
-        if isinstance(role, EngineRole):
-            self._dropped_events[role.name] = role.events_dropped
         if isinstance(role, DispatchRole):
             self.problems = role.problems
 
@@ -262,19 +250,9 @@ class WebServer:
         """By role, of those that are up."""
         return {name: role.engine for name, role in self.roles.items() if isinstance(role, EngineRole)}
 
-    def _log_changes(self) -> int:
-        return sum(engine.log_changes for engine in self.engines().values())
-
-    def _renewals(self) -> dict[str, int]:
-        return {role: engine.renewals for role, engine in self.engines().items()}
-
-    def _expired_records(self) -> dict[str, int]:
-        """Topic -> records that expired before they were worked on."""
-        return {topic: n for engine in self.engines().values() for topic, n in engine.expired.by_topic.items()}
-
-    def _retention_ms(self) -> dict[str, int]:
-        """Topic -> how long it keeps records."""
-        return {topic: ms for engine in self.engines().values() for topic, ms in engine.ages.retention_ms.items()}
+    def _dropped_events(self) -> dict[str, int]:
+        """Role -> progress events that could not be sent."""
+        return {name: role.events_dropped() for name, role in self.roles.items() if isinstance(role, EngineRole)}
 
     async def _partitions(self, request: web.Request) -> web.Response:
         rows = [

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ssl
 import time
 import zlib
 from collections.abc import Callable, Coroutine
@@ -73,20 +72,18 @@ async def within(timeout_s: float, work: Callable[[], Coroutine[Any, Any, T]]) -
 
 
 class HttpExchange:
-    """One connection pool; `transport` stands in for it in tests. `max_connections`: at least the calls in flight."""
+    """One connection pool; `transport`: in place of one of its own."""
 
     def __init__(
         self,
         transport: httpx.AsyncBaseTransport | None = None,
         *,
-        max_connections: int = 1000,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
-        ssl_context: ssl.SSLContext | None = None,
         inflates: bool = True,
     ) -> None:
         """`inflates`: undo gzip and deflate, within the cap, instead of refusing them."""
         self._inflates = inflates
-        self._transport = transport or PooledTransport(max_connections=max_connections, ssl_context=ssl_context)
+        self._transport = transport or PooledTransport()
         self._pooled = self._transport if isinstance(self._transport, PooledTransport) else None
         self.max_answer_bytes = max_answer_bytes
 
@@ -150,15 +147,9 @@ class HttpExchange:
             response, body = await self.raw(request, enough, passes_on)
         return response, body
 
-    async def good(
-        self,
-        peer: Peer,
-        request: httpx.Request,
-        enough: Callable[[bytes], bool] | None = None,
-        call: Call | None = None,
-    ) -> tuple[httpx.Response, bytes]:
+    async def good(self, peer: Peer, request: httpx.Request, call: Call | None = None) -> tuple[httpx.Response, bytes]:
         """As `send`, but raises the error of any status other than 2xx. `call`: the attempt it belongs to."""
-        response, body = await self.send(peer, request, enough)
+        response, body = await self.send(peer, request)
         return response, _good(response, body, peer, call)
 
     async def post(self, peer: Peer, target: Target, call: Call) -> bytes:

@@ -64,13 +64,11 @@ class PooledTransport(httpx.AsyncBaseTransport):
         self,
         *,
         max_connections: int = 1000,
-        ssl_context: ssl.SSLContext | None = None,
         connector: Connector | None = None,
         tls: Callable[[], ssl.SSLContext | None] | None = None,
     ) -> None:
         """`connector`: opens the connections, in place of a plain one. `tls`: returns each request's context."""
         self._tls = tls
-        self._ssl_context = ssl_context
         self.pool = ConnectionPool(connector or Connector(), max_connections)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -118,7 +116,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
             raise httpx.LocalProtocolError("the URL names no host or no port")
         if url.scheme == "http":
             return Origin(host, port, None)
-        return Origin(host, port, context or (self._tls and self._tls()) or self._ssl_context or default_context())
+        return Origin(host, port, context or (self._tls and self._tls()) or default_context())
 
     async def aclose(self) -> None:
         await self.pool.aclose()

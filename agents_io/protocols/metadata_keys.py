@@ -84,16 +84,7 @@ def misfit(protocol: Protocol, metadata: Mapping[str, Any] | None) -> str | None
     return None
 
 
-def markdown_table() -> str:
-    """The table of docs/reference/metadata-keys.md."""
-    rows = [
-        f"| `{key.name}` | {', '.join(protocols)} | {WORDS[key.kind]}: {key.does} | {key.default} |"
-        for key, protocols in TABLE.items()
-    ]
-    return "\n".join(["| `metadata.` | protocols | | default |", "|---|---|---|---|", *rows])
-
-
 def help_text() -> str:
-    """The same for a terminal, a line for each key."""
+    """The table for a terminal, a line for each key."""
     lines = [f"  {key.name} ({', '.join(protocols)}): {key.does}".replace("`", "") for key, protocols in TABLE.items()]
     return "--metadata NAME=VALUE, by protocol:\n\n" + "\n\n".join(lines)

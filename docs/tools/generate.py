@@ -70,8 +70,12 @@ def settings() -> str:
 
 
 def topics() -> str:
-    from schemas.topics import DEFAULT_PARTITIONS, TOPICS, dead_letter_config, diagram
+    from schemas.topics import DEFAULT_PARTITIONS, TOPICS, dead_letter_config
 
+    flow = [[f"`{t.name}`", t.key, t.message.__name__, t.written_by, t.read_by, t.cleanup] for t in TOPICS]
+    flow.append(
+        ["`dlq.parallax.<topic>`", "original key", "the original bytes", "the service that rejects", "users", "delete"]
+    )
     rows = []
     for topic in TOPICS:
         config = ", ".join(f"`{key}={value}`" for key, value in sorted(topic.config().items()))
@@ -80,7 +84,9 @@ def topics() -> str:
     return (
         "# Topics\n\nNames begin with the prefix `parallax.` unless you set `topic_prefix`. `parallax "
         "topics apply` creates them; "
-        "no command relies on auto-creation.\n\n" + diagram() + "\n\n## Settings on the broker\n\n"
+        "no command relies on auto-creation.\n\n"
+        + table(["topic", "key", "message", "written by", "read by", "cleanup"], flow)
+        + "\n\n## Settings on the broker\n\n"
         f"A new topic has {DEFAULT_PARTITIONS} partitions unless you choose another number with `--partitions`. "
         "`--set TOPIC.CONFIG=VALUE` overrides one setting.\n\n" + table(["topic", "configuration"], rows)
     )
@@ -206,12 +212,18 @@ def http_api() -> str:
 
 
 def metadata_keys() -> str:
-    from agents_io.protocols.metadata_keys import WRITTEN, markdown_table
+    from agents_io.protocols.metadata_keys import TABLE, WRITTEN
+    from agents_io.rules.registrable import WORDS
 
     written = ", ".join(f"`{name}`" for name in WRITTEN)
+    rows = (
+        [f"`{key.name}`", ", ".join(protocols), f"{WORDS[key.kind]}: {key.does}", key.default]
+        for key, protocols in TABLE.items()
+    )
     return (
         "# Metadata of a registration\n\n`parallax agents add ID ENDPOINT --metadata NAME=VALUE` sets one key. "
-        f"Workers write {written} themselves. Other keys are yours: they are stored and ignored.\n\n" + markdown_table()
+        f"Workers write {written} themselves. Other keys are yours: they are stored and ignored.\n\n"
+        + table(["`metadata.`", "protocols", "", "default"], rows)
     )
 
 

@@ -10,10 +10,11 @@ from schemas.messages.base import Count, Id, Message, Ratio, Timestamp
 
 
 class SeenTasks(Message):
-    """Digests of task ids that were answered, base64; `sequence` orders the chunks."""
+    """Digests of task ids that were answered, base64; `sequence` orders the chunks. `slot`: the last part of its key."""
 
     sequence: Count
     digests: Annotated[str, Field(max_length=1_000_000)]
+    slot: Count | None = None
 
 
 class BreakerState(Message):

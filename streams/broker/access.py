@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from aiokafka import errors as kafka_errors
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
-from aiokafka.protocol.admin import DescribeGroupsRequest_v3
-from aiokafka.protocol.api import Request, RequestStruct, Response
-from aiokafka.protocol.types import Array, Boolean, Bytes, Int16, Int32, Schema, String
+from aiokafka.protocol.types import Array, Boolean, Bytes, Int16, Int32
 
 from schemas.access import CHANGELOG, WORKER, Grant, Operation, grants
 from schemas.topics import TOPICS, dead_letter_topics, full_name
 from streams.broker.kafka import CLIENT_ID, NOT_YET, RETRY_PAUSE_S, BrokerUnreachable, client_options
 from streams.broker.oauth import TOKEN_MECHANISMS
+from streams.newer_requests import TEXT, NewerRequest, rows
 from streams.settings import Settings
 
 ASK_TIMEOUT_S = 20.0
@@ -139,103 +139,75 @@ async def _group(client: AIOKafkaClient, grant: Grant) -> bool:
         await asyncio.sleep(RETRY_PAUSE_S)
 
 
-class _TopicRightsAnswer(Response):  # type: ignore[misc]  # aiokafka ships no types
-    API_KEY = 3
-    API_VERSION = 8
-    SCHEMA = Schema(
+class _TopicRights(
+    NewerRequest,
+    key=3,
+    version=8,
+    asked=[("topics", Array(TEXT)), ("create", Boolean), ("of_cluster", Boolean), ("of_topics", Boolean)],
+    answered=[
         ("throttle_time_ms", Int32),
-        ("brokers", Array(("node", Int32), ("host", String("utf-8")), ("port", Int32), ("rack", String("utf-8")))),
-        ("cluster_id", String("utf-8")),
+        rows("brokers", ("node", Int32), ("host", TEXT), ("port", Int32), ("rack", TEXT)),
+        ("cluster_id", TEXT),
         ("controller_id", Int32),
-        (
+        rows(
             "topics",
-            Array(
+            ("error_code", Int16),
+            ("topic", TEXT),
+            ("is_internal", Boolean),
+            rows(
+                "partitions",
                 ("error_code", Int16),
-                ("topic", String("utf-8")),
-                ("is_internal", Boolean),
-                (
-                    "partitions",
-                    Array(
-                        ("error_code", Int16),
-                        ("partition", Int32),
-                        ("leader", Int32),
-                        ("leader_epoch", Int32),
-                        ("replicas", Array(Int32)),
-                        ("isr", Array(Int32)),
-                        ("offline", Array(Int32)),
-                    ),
-                ),
-                ("operations", Int32),
+                ("partition", Int32),
+                ("leader", Int32),
+                ("leader_epoch", Int32),
+                ("replicas", Array(Int32)),
+                ("isr", Array(Int32)),
+                ("offline", Array(Int32)),
             ),
+            ("operations", Int32),
         ),
         ("cluster_operations", Int32),
-    )
-
-
-class _TopicRightsAsked(RequestStruct):  # type: ignore[misc]
-    API_KEY = 3
-    API_VERSION = 8
-    RESPONSE_TYPE = _TopicRightsAnswer
-    SCHEMA = Schema(
-        ("topics", Array(String("utf-8"))), ("create", Boolean), ("of_cluster", Boolean), ("of_topics", Boolean)
-    )
-
-
-class _TopicRights(Request[_TopicRightsAsked]):  # type: ignore[misc]
+    ],
+):
     """A metadata request for these topics with the rights on each; creates none."""
-
-    API_KEY = 3
 
     def __init__(self, topics: list[str]) -> None:
         self._topics = topics
 
-    def build(self, request_struct_class: type[_TopicRightsAsked]) -> _TopicRightsAsked:
-        return request_struct_class(self._topics, False, False, True)
+    def build(self, struct: Any) -> Any:
+        return struct(self._topics, False, False, True)
 
 
-class _GroupRightsAnswer(Response):  # type: ignore[misc]
-    """aiokafka reads responses of this version without their last field."""
-
-    API_KEY = 15
-    API_VERSION = 3
-    SCHEMA = Schema(
+class _GroupRights(
+    NewerRequest,
+    key=15,
+    version=3,
+    asked=[("groups", Array(TEXT)), ("include_authorized_operations", Boolean)],
+    answered=[
         ("throttle_time_ms", Int32),
-        (
+        rows(
             "groups",
-            Array(
-                ("error_code", Int16),
-                ("group", String("utf-8")),
-                ("state", String("utf-8")),
-                ("protocol_type", String("utf-8")),
-                ("protocol", String("utf-8")),
-                (
-                    "members",
-                    Array(
-                        ("member_id", String("utf-8")),
-                        ("client_id", String("utf-8")),
-                        ("client_host", String("utf-8")),
-                        ("member_metadata", Bytes),
-                        ("member_assignment", Bytes),
-                    ),
-                ),
-                ("operations", Int32),
+            ("error_code", Int16),
+            ("group", TEXT),
+            ("state", TEXT),
+            ("protocol_type", TEXT),
+            ("protocol", TEXT),
+            rows(
+                "members",
+                ("member_id", TEXT),
+                ("client_id", TEXT),
+                ("client_host", TEXT),
+                ("member_metadata", Bytes),
+                ("member_assignment", Bytes),
             ),
+            ("operations", Int32),
         ),
-    )
-
-
-class _GroupRightsAsked(RequestStruct):  # type: ignore[misc]
-    API_KEY = 15
-    API_VERSION = 3
-    RESPONSE_TYPE = _GroupRightsAnswer
-    SCHEMA = DescribeGroupsRequest_v3.SCHEMA
-
-
-class _GroupRights(Request[_GroupRightsAsked]):  # type: ignore[misc]
-    API_KEY = 15
+    ],
+):
+    """aiokafka reads responses of this version without their last field."""
 
     def __init__(self, group: str) -> None:
         self._group = group
 
-    def build(self, request_struct_class: type[_GroupRightsAsked]) -> _GroupRightsAsked:
-        return request_struct_class([self._group], True)
+    def build(self, struct: Any) -> Any:
+        return struct([self._group], True)

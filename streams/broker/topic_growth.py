@@ -18,7 +18,6 @@ from aiokafka.errors import GroupAuthorizationFailedError
 from schemas.access import Who, role_group
 from schemas.topics import ALIGNED, INTAKE, PLAN_INTAKE, SCHEDULE_INTAKE, full_name
 from streams.broker.topics_admin import (
-    TopicChange,
     TopicsError,
     TopicsMissing,
     add_partitions,
@@ -27,6 +26,7 @@ from streams.broker.topics_admin import (
     wait_visible,
 )
 from streams.rules.broker.growth import GrowthRefused, planned_growth
+from streams.rules.broker.topic_plan import TopicChange
 from streams.rules.engine.assignment_table import count_of, decode_table
 from streams.settings import Settings
 

@@ -10,8 +10,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 from aiokafka import errors as kafka_errors
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
@@ -19,18 +19,12 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.protocol.metadata import MetadataRequest
 
 from schemas.access import Grant
-from schemas.topics import (
-    ALIGNED,
-    DEFAULT_PARTITIONS,
-    TOPICS,
-    dead_letter_config,
-    dead_letter_topics,
-    full_name,
-)
+from schemas.topics import TOPICS, dead_letter_topics, full_name
 from streams.broker.access import require
 from streams.broker.kafka import CLIENT_ID, BrokerUnreachable, client_options, reach
 from streams.broker.topic_bounds import Fitting, NewShape, Refusal, new_topic
 from streams.rules.broker.growth import growth_rank
+from streams.rules.broker.topic_plan import TopicChange, Wanted, differences, plan, wanted
 from streams.settings import Settings
 
 REACH_TIMEOUT_S = 10.0
@@ -45,28 +39,6 @@ class TopicsError(Exception):
 
 class TopicsMissing(Exception):
     """Topics are missing, or those of `ALIGNED` do not have equal partition counts. The message names the remedy."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """The intended form of one topic. `name`: on the broker. `partitions`: None = as many as the aligned topics."""
-
-    name: str
-    partitions: int | None
-    aligned: bool
-    config: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class TopicChange:
-    """What `apply` did. `was`: partitions before; None if the topic did not exist."""
-
-    name: str
-    action: Literal["created", "grown", "unchanged"]
-    partitions: int
-    was: int | None = None
-    adapted: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
-    """Setting -> value in the table, value that the cluster accepted (None: its default)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,37 +57,6 @@ class TopicState:
     def missing(self) -> bool:
         """Whether the topic is missing on the broker."""
         return self.partitions is None
-
-
-def wanted(prefix: str) -> list[Wanted]:
-    """Every topic the pipeline needs, in the order of the table, dead letters last."""
-    rows = [Wanted(full_name(t.name, prefix), t.partitions, t.name in ALIGNED, t.config()) for t in TOPICS]
-    return rows + [Wanted(full_name(name, prefix), None, False, dead_letter_config()) for name in dead_letter_topics()]
-
-
-def plan(topics: list[Wanted], existing: Mapping[str, int], partitions: int | None) -> list[TopicChange]:
-    """The changes to make; `existing`: topic -> partitions now, `partitions`: the number the user asked for.
-
-    The aligned topics end equal, at the largest of their numbers and the one asked for. Other topics grow only when
-    asked: growing moves keys to other partitions.
-
-    >>> one = [Wanted("p.tasks", None, True, {}), Wanted("p.results", None, False, {}), Wanted("p.agents", 1, False, {})]
-    >>> [(c.name, c.action, c.partitions) for c in plan(one, {"p.tasks": 3}, None)]
-    [('p.tasks', 'unchanged', 3), ('p.results', 'created', 3), ('p.agents', 'created', 1)]
-    """
-    aligned_now = [existing[topic.name] for topic in topics if topic.aligned and topic.name in existing]
-    target = max([partitions or 0, *aligned_now]) or DEFAULT_PARTITIONS
-    changes = []
-    for topic in topics:
-        want = target if topic.partitions is None else topic.partitions
-        have = existing.get(topic.name)
-        if have is None:
-            changes.append(TopicChange(topic.name, "created", want))
-        elif have < want and topic.partitions is None and (topic.aligned or partitions is not None):
-            changes.append(TopicChange(topic.name, "grown", want, have))
-        else:
-            changes.append(TopicChange(topic.name, "unchanged", have, have))
-    return changes
 
 
 async def apply(
@@ -218,19 +159,6 @@ async def topic_configs(settings: Settings, names: Collection[str]) -> dict[str,
         existing = await partitions_now(admin)
         configs = await _configs(admin, [name for name in full if name in existing])
     return {full[name]: config for name, config in configs.items() if name in full}
-
-
-def differences(want: Mapping[str, str], have: Mapping[str, str]) -> dict[str, tuple[str, str | None]]:
-    """The settings that differ from the wanted ones; lists such as `compact,delete` have no order.
-
-    >>> differences({"cleanup.policy": "compact,delete", "retention.ms": "5"}, {"cleanup.policy": "delete, compact"})
-    {'retention.ms': ('5', None)}
-    """
-    return {name: (value, have.get(name)) for name, value in want.items() if _items(value) != _items(have.get(name))}
-
-
-def _items(value: str | None) -> set[str]:
-    return {item.strip() for item in (value or "").split(",")}
 
 
 async def check(settings: Settings, equal: bool = False) -> int:

@@ -23,23 +23,17 @@ def acls(
             metavar="[WHO]...",
             help="dispatch, plans, schedules, stats (roles of a worker; default: those of the settings), "
             "producer, consumer, operator, admin, agent",
-            show_default=False,
         ),
     ] = None,
     user: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="the user who gets them; default: kafka.sasl_username", show_default=False),
+        str | None, typer.Option(metavar="NAME", help="the user who gets them; default: kafka.sasl_username")
     ] = None,
-    app_id: Annotated[
-        str | None, typer.Option(metavar="NAME", help="the workers' --app-id", show_default=False)
-    ] = None,
+    app_id: Annotated[str | None, typer.Option(metavar="NAME", help="the workers' --app-id")] = None,
     group: Annotated[
-        str | None,
-        typer.Option(metavar="BEGIN", help="prefix of the groups of consumers and agents", show_default=False),
+        str | None, typer.Option(metavar="BEGIN", help="prefix of the groups of consumers and agents")
     ] = None,
     agent_topic: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TOPIC", help="full name of a topic that an agent reads; repeatable", show_default=False),
+        list[str] | None, typer.Option(metavar="TOPIC", help="full name of a topic that an agent reads; repeatable")
     ] = None,
     strimzi: Annotated[bool, typer.Option("--strimzi", help="in the form of a Strimzi KafkaUser")] = False,
     bootstrap_servers: Servers = None,

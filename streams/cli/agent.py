@@ -26,33 +26,18 @@ def _group() -> None:
 def serve(
     name: Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", help="a function marked with @agent")],
     port: Annotated[
-        int | None,
-        typer.Option(
-            min=0, max=65_535, help="serve over HTTP at this port; 0: a free one  [default: 9000]", show_default=False
-        ),
+        int | None, typer.Option(min=0, max=65_535, help="serve over HTTP at this port; 0: a free one  [default: 9000]")
     ] = None,
     host: Annotated[str, typer.Option(help="the address to serve at")] = "127.0.0.1",
     dial: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="HOST:PORT", help="dial in to a worker's gRPC port; repeat for several", show_default=False
-        ),
+        list[str] | None, typer.Option(metavar="HOST:PORT", help="dial in to a worker's gRPC port; repeat for several")
     ] = None,
-    consume: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT,...", help="read requests from this Kafka", show_default=False)
-    ] = None,
-    topic: Annotated[
-        str | None, typer.Option(metavar="TOPIC", help="with --consume  [default: NAME.requests]", show_default=False)
-    ] = None,
+    consume: Annotated[str | None, typer.Option(metavar="HOST:PORT,...", help="read requests from this Kafka")] = None,
+    topic: Annotated[str | None, typer.Option(metavar="TOPIC", help="with --consume  [default: NAME.requests]")] = None,
     token_env: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="with --dial: the variable that holds the gateway's token", show_default=False
-        ),
+        str | None, typer.Option(metavar="NAME", help="with --dial: the variable that holds the gateway's token")
     ] = None,
-    ca_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="with --dial: use TLS and trust this CA", show_default=False)
-    ] = None,
+    ca_file: Annotated[Path | None, typer.Option(metavar="FILE", help="with --dial: use TLS and trust this CA")] = None,
 ) -> None:
     """Run an agent until SIGTERM or Ctrl-C: over HTTP (--port), dialled in (--dial) or on Kafka (--consume)."""
     import os

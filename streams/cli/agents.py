@@ -44,46 +44,35 @@ COLUMNS = ("id", "protocol", "endpoint", "capabilities", "maxRequests", "window"
 
 @app.command("add", epilog=help_text())
 def add(
-    agent_id: Annotated[str | None, typer.Argument(metavar="ID", show_default=False)] = None,
-    endpoint: Annotated[
-        str | None, typer.Argument(metavar="ENDPOINT", help="http://host:port/path", show_default=False)
-    ] = None,
+    agent_id: Annotated[str | None, typer.Argument(metavar="ID")] = None,
+    endpoint: Annotated[str | None, typer.Argument(metavar="ENDPOINT", help="http://host:port/path")] = None,
     file: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="AgentRegistration JSON lines; - reads stdin", show_default=False),
+        Path | None, typer.Option(metavar="FILE", help="AgentRegistration JSON lines; - reads stdin")
     ] = None,
     protocol: Annotated[
-        str | None,
-        typer.Option(
-            metavar="P", help="http, grpc, ...; derived from the endpoint's scheme when missing", show_default=False
-        ),
+        str | None, typer.Option(metavar="P", help="http, grpc, ...; derived from the endpoint's scheme when missing")
     ] = None,
-    capability: Annotated[
-        list[str] | None, typer.Option(metavar="C", help="what it can do; may be repeated", show_default=False)
-    ] = None,
+    capability: Annotated[list[str] | None, typer.Option(metavar="C", help="what it can do; may be repeated")] = None,
     max_requests: Annotated[
-        int | None, typer.Option(metavar="N", help="at most N calls in any --window; default 100", show_default=False)
+        int | None, typer.Option(metavar="N", help="at most N calls in any --window; default 100")
     ] = None,
     window: Annotated[
-        str | None, typer.Option(metavar="DURATION", help="window of --max-requests, such as 60s", show_default=False)
+        str | None, typer.Option(metavar="DURATION", help="window of --max-requests, such as 60s")
     ] = None,
     max_concurrency: Annotated[
-        int | None, typer.Option(metavar="N", help="at most N calls at once; default 10", show_default=False)
+        int | None, typer.Option(metavar="N", help="at most N calls at once; default 10")
     ] = None,
     metadata: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="such as model=m or tool=t; may be repeated", show_default=False),
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="such as model=m or tool=t; may be repeated")
     ] = None,
     auth_env: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="the worker's environment variable with the token", show_default=False),
+        str | None, typer.Option(metavar="NAME", help="the worker's environment variable with the token")
     ] = None,
     auth_header: Annotated[
         str | None,
         typer.Option(
             metavar="HEADER",
             help="with --auth-env: send the token as it is in this header, such as X-Api-Key, not as a bearer token",
-            show_default=False,
         ),
     ] = None,
     confidence: Annotated[
@@ -92,12 +81,10 @@ def add(
             metavar="FROM",
             help="where the confidence comes from: stated, path=EXPRESSION, constant=NUMBER, logprobs (openai), "
             "agreement or agreement=SAMPLES (asked several times), judge=AGENT (another agent rates the answer)",
-            show_default=False,
         ),
     ] = None,
     discover: Annotated[
-        bool | None,
-        typer.Option(help="detect the protocol at ENDPOINT; done for http(s) without --protocol", show_default=False),
+        bool | None, typer.Option(help="detect the protocol at ENDPOINT; done for http(s) without --protocol")
     ] = None,
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,
@@ -352,7 +339,7 @@ async def _rm(settings: Settings, agent_ids: list[str], form: Format) -> None:
 
 @app.command("probe")
 def probe(
-    agent_ids: Annotated[list[str] | None, typer.Argument(metavar="[ID...]", show_default=False)] = None,
+    agent_ids: Annotated[list[str] | None, typer.Argument(metavar="[ID...]")] = None,
     timeout: Annotated[str, typer.Option(metavar="DURATION", help="how long to wait for each agent")] = "5s",
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,

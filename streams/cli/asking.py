@@ -27,7 +27,6 @@ Web = Annotated[
         "--web",
         metavar="URL",
         help="a worker's web address; repeatable. Default: those found through Kafka, and that of the settings",
-        show_default=False,
     ),
 ]
 

@@ -40,9 +40,7 @@ def detect(
         int, typer.Option(min=1, max=1000, help="labelled series of each kind (seasonal, trending, heavy-tailed, ...)")
     ] = 5,
     river: Annotated[bool, typer.Option(help="compare with river's detectors")] = True,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.svg", help="write the delays as an SVG file", show_default=False)
-    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="write the delays as an SVG file")] = None,
     output: OutputFormat = None,
 ) -> None:
     """Print delay, run length, precision, recall and cost of each detector.

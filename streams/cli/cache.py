@@ -28,8 +28,7 @@ def cache() -> None:
 @app.command("clear")
 def clear(
     agent: Annotated[
-        str | None,
-        typer.Option(metavar="ID", help="only answers of this agent (or function:NAME, ...)", show_default=False),
+        str | None, typer.Option(metavar="ID", help="only answers of this agent (or function:NAME, ...)")
     ] = None,
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,

@@ -45,12 +45,8 @@ MAX_SHOWN = 8_000
 
 @app.command("ls")
 def ls(
-    topic: Annotated[
-        str | None, typer.Argument(metavar="TOPIC", help="tasks, data-points, ...; default: all", show_default=False)
-    ] = None,
-    maximum: Annotated[
-        int | None, typer.Option("--max", min=1, metavar="N", help="stop after N dead letters", show_default=False)
-    ] = None,
+    topic: Annotated[str | None, typer.Argument(metavar="TOPIC", help="tasks, data-points, ...; default: all")] = None,
+    maximum: Annotated[int | None, typer.Option("--max", min=1, metavar="N", help="stop after N dead letters")] = None,
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,
     output: OutputFormat = None,

@@ -59,10 +59,8 @@ def docs() -> None:
 
 @docs_app.command("schemas")
 def schemas(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[MESSAGE]...", show_default=False)] = None,
-    write: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="write one file a message into DIR instead", show_default=False)
-    ] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[MESSAGE]...")] = None,
+    write: Annotated[Path | None, typer.Option(metavar="DIR", help="write one file a message into DIR instead")] = None,
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
@@ -91,9 +89,7 @@ def schemas(
 def asyncapi(
     partitions: Partitions = None,
     replication_factor: Replication = None,
-    write: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="write it to FILE instead", show_default=False)
-    ] = None,
+    write: Annotated[Path | None, typer.Option(metavar="FILE", help="write it to FILE instead")] = None,
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,
     output: OutputFormat = None,

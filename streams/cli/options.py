@@ -44,7 +44,6 @@ Servers = Annotated[
         "--bootstrap-servers",
         metavar="HOST:PORT,...",
         help="Kafka to use  [env: PARALLAX_BOOTSTRAP_SERVERS; default: localhost:9092]",
-        show_default=False,
     ),
 ]
 Prefix = Annotated[
@@ -53,13 +52,9 @@ Prefix = Annotated[
         "--topic-prefix",
         metavar="PREFIX",
         help="prefix of topic names  [env: PARALLAX_TOPIC_PREFIX; default: parallax.]",
-        show_default=False,
     ),
 ]
-OutputFormat = Annotated[
-    Format | None,
-    typer.Option("-o", "--output", help="how data is written to stdout", show_default=False),
-]
+OutputFormat = Annotated[Format | None, typer.Option("-o", "--output", help="how data is written to stdout")]
 
 
 def settings_from(servers: str | None, prefix: str | None, **flags: Any) -> Settings:

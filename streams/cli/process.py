@@ -54,11 +54,7 @@ def worker(
     grpc_port: Annotated[str | None, typer.Option(metavar="PORT", help="default 50051; 0 takes a free one")] = None,
     insecure: Annotated[
         bool | None,
-        typer.Option(
-            "--insecure",
-            help="serve addresses that other machines reach to everyone, without tokens",
-            show_default=False,
-        ),
+        typer.Option("--insecure", help="serve addresses that other machines reach to everyone, without tokens"),
     ] = None,
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,
@@ -149,12 +145,7 @@ def dev(
     web_host: WebHost = None,
     web_port: WebPort = None,
     bootstrap_servers: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT,...",
-            help="use this running Kafka instead of starting a broker",
-            show_default=False,
-        ),
+        str | None, typer.Option(metavar="HOST:PORT,...", help="use this running Kafka instead of starting a broker")
     ] = None,
     topic_prefix: Prefix = None,
     embedded: Annotated[

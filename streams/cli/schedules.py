@@ -38,32 +38,19 @@ Id = Annotated[str, typer.Argument(metavar="ID")]
 
 @app.command("add")
 def add(
-    schedule_id: Annotated[str | None, typer.Argument(metavar="ID", show_default=False)] = None,
-    cron: Annotated[
-        str | None, typer.Option(metavar="EXPR", help="minute hour day month weekday", show_default=False)
-    ] = None,
-    every: Annotated[
-        str | None, typer.Option(metavar="DURATION", help="in place of --cron, such as 90s", show_default=False)
-    ] = None,
+    schedule_id: Annotated[str | None, typer.Argument(metavar="ID")] = None,
+    cron: Annotated[str | None, typer.Option(metavar="EXPR", help="minute hour day month weekday")] = None,
+    every: Annotated[str | None, typer.Option(metavar="DURATION", help="in place of --cron, such as 90s")] = None,
     timezone: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="time zone of --cron, such as Europe/Berlin; default UTC", show_default=False
-        ),
+        str | None, typer.Option(metavar="NAME", help="time zone of --cron, such as Europe/Berlin; default UTC")
     ] = None,
-    task: Annotated[str | None, typer.Option(metavar="JSON", help="a task without id", show_default=False)] = None,
+    task: Annotated[str | None, typer.Option(metavar="JSON", help="a task without id")] = None,
     catch_up: Annotated[
-        str | None, typer.Option(metavar="MODE", help="after an outage: skip (default), one, all", show_default=False)
+        str | None, typer.Option(metavar="MODE", help="after an outage: skip (default), one, all")
     ] = None,
-    start_at: Annotated[
-        str | None, typer.Option(metavar="TIME", help="make no task before this time", show_default=False)
-    ] = None,
-    end_at: Annotated[
-        str | None, typer.Option(metavar="TIME", help="make no task at this time or later", show_default=False)
-    ] = None,
-    file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Schedule JSON lines; - reads stdin", show_default=False)
-    ] = None,
+    start_at: Annotated[str | None, typer.Option(metavar="TIME", help="make no task before this time")] = None,
+    end_at: Annotated[str | None, typer.Option(metavar="TIME", help="make no task at this time or later")] = None,
+    file: Annotated[Path | None, typer.Option(metavar="FILE", help="Schedule JSON lines; - reads stdin")] = None,
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,
     output: OutputFormat = None,

@@ -48,18 +48,13 @@ def stats(
     agents: Annotated[list[str], typer.Argument(metavar="AGENT...", help="one, or several to compare")],
     interval: Annotated[Interval, typer.Option(help="which windows to combine")] = Interval.minute,
     last: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DURATION", help="only windows that end within the last 15m, 24h, ...", show_default=False
-        ),
+        str | None, typer.Option(metavar="DURATION", help="only windows that end within the last 15m, 24h, ...")
     ] = None,
     begin: Annotated[
-        str | None, typer.Option("--from", metavar="TIME", help="only windows that end after this", show_default=False)
+        str | None, typer.Option("--from", metavar="TIME", help="only windows that end after this")
     ] = None,
-    end: Annotated[
-        str | None, typer.Option("--to", metavar="TIME", help="only windows that begin before this", show_default=False)
-    ] = None,
-    pattern: Annotated[str | None, typer.Option(metavar="NAME", help="only this pattern", show_default=False)] = None,
+    end: Annotated[str | None, typer.Option("--to", metavar="TIME", help="only windows that begin before this")] = None,
+    pattern: Annotated[str | None, typer.Option(metavar="NAME", help="only this pattern")] = None,
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,
     output: OutputFormat = None,

@@ -16,14 +16,11 @@ from streams.cli.topics import Partitions, Replication
 
 
 def strimzi(
-    cluster: Annotated[
-        str | None, typer.Option(metavar="NAME", help="the Kafka resource; default my-cluster", show_default=False)
-    ] = None,
+    cluster: Annotated[str | None, typer.Option(metavar="NAME", help="the Kafka resource; default my-cluster")] = None,
     partitions: Partitions = None,
     replication_factor: Replication = None,
     write: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="write topics.yaml and users.yaml into DIR instead", show_default=False),
+        Path | None, typer.Option(metavar="DIR", help="write topics.yaml and users.yaml into DIR instead")
     ] = None,
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,

@@ -106,7 +106,6 @@ def submit(
         typer.Option(
             metavar="DURATION",
             help="how long --wait waits after the last line was sent, then exit 124. Default: until there is no progress for 60s",
-            show_default=False,
         ),
     ] = None,
     not_before: Annotated[
@@ -114,7 +113,6 @@ def submit(
         typer.Option(
             metavar="TIME|DURATION",
             help="call no agent before this RFC 3339 time, or before so long from now; for lines without notBefore",
-            show_default=False,
         ),
     ] = None,
     bootstrap_servers: Servers = None,

@@ -24,9 +24,7 @@ MAX_TEXT = 200
 def tail(
     topic: Annotated[str, typer.Argument(metavar="TOPIC", help="results, events, dlq.tasks, ... or a full name")],
     from_beginning: Annotated[bool, typer.Option("--from-beginning", help="start at the oldest record")] = False,
-    maximum: Annotated[
-        int | None, typer.Option("--max", min=1, metavar="N", help="stop after N records", show_default=False)
-    ] = None,
+    maximum: Annotated[int | None, typer.Option("--max", min=1, metavar="N", help="stop after N records")] = None,
     no_follow: Annotated[
         bool, typer.Option("--no-follow", help="stop at the end of the topic as it is now (with --from-beginning)")
     ] = False,

@@ -48,19 +48,15 @@ class TaskStatus(StrEnum):
 
 
 Since = Annotated[str, typer.Option(metavar="DURATION|TIME", help="since when: 15m or 24h ago, or an RFC 3339 time")]
-Agent = Annotated[str | None, typer.Option(metavar="ID", help="only tasks of this agent", show_default=False)]
+Agent = Annotated[str | None, typer.Option(metavar="ID", help="only tasks of this agent")]
 
 
 @app.command("ls")
 def ls(
     agent: Agent = None,
-    status: Annotated[
-        TaskStatus | None, typer.Option(help="failed: any but success; waiting: no result yet", show_default=False)
-    ] = None,
+    status: Annotated[TaskStatus | None, typer.Option(help="failed: any but success; waiting: no result yet")] = None,
     since: Since = "1h",
-    maximum: Annotated[
-        int | None, typer.Option("--max", min=1, metavar="N", help="only the newest N", show_default=False)
-    ] = None,
+    maximum: Annotated[int | None, typer.Option("--max", min=1, metavar="N", help="only the newest N")] = None,
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
@@ -77,7 +73,7 @@ def ls(
 
 
 def retry(
-    task_ids: Annotated[list[str] | None, typer.Argument(metavar="[ID...]", show_default=False)] = None,
+    task_ids: Annotated[list[str] | None, typer.Argument(metavar="[ID...]")] = None,
     failed: Annotated[
         bool, typer.Option("--failed", help="every task that failed and was not retried; cancelled ones are left out")
     ] = False,

@@ -27,35 +27,19 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Create and check the topics.", rich_markup_mode=None)
 
 Partitions = Annotated[
-    int | None,
-    typer.Option(
-        min=1, max=10_000, metavar="N", help="of tasks and the topics aligned with it; 8 when new", show_default=False
-    ),
+    int | None, typer.Option(min=1, max=10_000, metavar="N", help="of tasks and the topics aligned with it; 8 when new")
 ]
 Replication = Annotated[
-    int | None,
-    typer.Option(
-        min=1, max=100, metavar="N", help="copies of each partition; default: the broker's", show_default=False
-    ),
+    int | None, typer.Option(min=1, max=100, metavar="N", help="copies of each partition; default: the broker's")
 ]
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="TOPIC.CONFIG=VALUE",
-        help="a setting of new topics (*: of all); repeatable",
-        show_default=False,
-    ),
+    typer.Option("--set", metavar="TOPIC.CONFIG=VALUE", help="a setting of new topics (*: of all); repeatable"),
 ]
 LeftOut = Annotated[
     list[str] | None,
-    typer.Option(
-        "--leave-out",
-        metavar="CONFIG",
-        help="leave a setting of new topics to the cluster; repeatable",
-        show_default=False,
-    ),
+    typer.Option("--leave-out", metavar="CONFIG", help="leave a setting of new topics to the cluster; repeatable"),
 ]
 
 
@@ -73,7 +57,7 @@ def apply(
 
     Settings that the cluster refuses are adapted, and reported.
     """
-    from streams.broker.topics_admin import wanted
+    from streams.rules.broker.topic_plan import wanted
     from streams.rules.broker.topic_settings import SettingError, parse_overrides
 
     settings = settings_from(bootstrap_servers, topic_prefix)
@@ -182,7 +166,8 @@ def ls(
 
 
 async def _ls(settings: Settings, partitions: int | None, replication: int | None, form: Format) -> None:
-    from streams.broker.topics_admin import describe, wanted
+    from streams.broker.topics_admin import describe
+    from streams.rules.broker.topic_plan import wanted
 
     fixed = {topic.name: topic.partitions for topic in wanted(settings.topic_prefix)}
     documents = []

@@ -7,9 +7,11 @@ import os
 import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
+from schemas.codec import decode
 from schemas.messages import Plan, PlanResult
 from streams.broker.noise import quiet_logs
 from streams.client.connection import connect, kafka_errors, partitions_of, settings_for, usable
@@ -22,7 +24,7 @@ from streams.client.parsing import parse_value
 from streams.client.plans import plan_request
 from streams.client.producer import TaskProducer
 from streams.client.requests import Request, TaskKind, cancel_requests, task_request
-from streams.client.result import TaskResult, read_plan_result, read_result
+from streams.client.result import TaskResult, read_result
 from streams.client.schedules import ScheduleDirectory
 from streams.client.subscriptions import Subscriptions
 from streams.client.times import Duration, Moment, Since, seconds
@@ -65,7 +67,7 @@ class Client(Subscriptions):
         self.schedules = ScheduleDirectory(self.settings, self.send)
         self._api = WorkerApi(web, token, token_to_show(self.settings))
         self._results = ResultReader(self.settings, "results", read_result)
-        self._plan_results = ResultReader(self.settings, "plan-results", read_plan_result)
+        self._plan_results = ResultReader(self.settings, "plan-results", partial(decode, PlanResult))
         give_up_after_s = None if give_up_after is None else seconds(give_up_after, "give_up_after")
         self._producer = TaskProducer(self.settings, self._lost, give_up_after_s)
         self._watch = WaitWatch(self.settings, [self._results, self._plan_results], give_up_after_s)
@@ -413,5 +415,5 @@ class Client(Subscriptions):
             waiting.fail(error, final=True)
 
     async def _cancel_task(self, task_id: str, reason: str | None) -> None:
-        for request in cancel_requests(task_id, reason, plan=False):
+        for request in cancel_requests(task_id, reason, ["taskId"]):
             await self.send("controls", request)

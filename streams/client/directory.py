@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing
 from typing import Any
 
 from schemas.messages import AgentRegistration, BreakerLimits, ConfidenceSource, Limits, Protocol, SecretRef
-from streams.client.connection import kafka_errors, partitions_of
 from streams.client.errors import NotFound
-from streams.client.feed import read_since
+from streams.client.feed import read_entries
 from streams.client.requests import Request, Send, check, encode
 from streams.rules.agents.leases import is_ended
 from streams.rules.agents.listing import AgentListing
@@ -52,7 +50,7 @@ class AgentDirectory:
         }
         data = {key: value for key, value in given.items() if value is not None}
         check(AgentRegistration, data)
-        await self._write(Request(agent_id, agent_id.encode(), encode(data)))
+        await self._send("agents", Request(agent_id, agent_id.encode(), encode(data)))
         return AgentRegistration.model_validate(data)
 
     async def rm(self, agent_id: str) -> None:
@@ -62,7 +60,7 @@ class AgentDirectory:
         if keys is None:
             raise NotFound(f"agent {agent_id}: not registered")
         for key in keys:
-            await self._write(Request(agent_id, key, b""))
+            await self._send("agents", Request(agent_id, key, b""))
 
     async def list(self) -> list[AgentRegistration]:
         """All registered agents, by id."""
@@ -70,15 +68,9 @@ class AgentDirectory:
         return sorted((agent for agent in agents if not is_ended(agent)), key=lambda agent: agent.id)
 
     async def _listing(self) -> AgentListing:
-        settings, listing = self._settings, AgentListing()
-        await partitions_of(settings, ["agents"])
-        async with kafka_errors(settings), aclosing(read_since(settings, "agents", 0)) as records:
-            async for record in records:
-                listing.add(record.key, record.value, record.headers)
+        listing = AgentListing()
+        await read_entries(self._settings, "agents", listing.add)
         return listing
-
-    async def _write(self, request: Request) -> None:
-        await self._send("agents", request)
 
 
 def _wire(value: Any) -> Any:

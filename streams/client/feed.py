@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
+from schemas.codec import Headers
 from schemas.topics import LARGE_RECORD_BYTES, full_name
 from streams.broker.kafka import client_options, committed_reader, start
+from streams.client.connection import kafka_errors, partitions_of
 from streams.lenient_decoding import poll_from
 from streams.schema_registry import learn_schemas
 from streams.settings import Settings
@@ -212,3 +215,19 @@ async def read_since(settings: Settings, topic: str, since_ms: int, only: list[i
                     yield record
     finally:
         await feed.close()
+
+
+async def records_since(settings: Settings, topic: str, since_ms: int) -> AsyncGenerator[ConsumerRecord]:
+    """As `read_since`. Raises `ClientError`."""
+    async with kafka_errors(settings), contextlib.aclosing(read_since(settings, topic, since_ms)) as records:
+        async for record in records:
+            yield record
+
+
+async def read_entries(
+    settings: Settings, topic: str, add: Callable[[bytes | None, bytes | None, Headers], None]
+) -> None:
+    """Calls `add` with key, value and headers of every record of a topic. Raises `TopicsMissing`, `KafkaUnreachable`."""
+    await partitions_of(settings, [topic])
+    async for record in records_since(settings, topic, 0):
+        add(record.key, record.value, record.headers)

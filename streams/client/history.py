@@ -11,6 +11,7 @@ import asyncio
 import logging
 import re
 import time
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -21,9 +22,9 @@ from schemas.codec import Rejected, decode, decode_json, pack
 from schemas.messages import ConfidenceDataPoint, Task
 from schemas.partitioning import partition_for
 from schemas.times import parse_time
-from streams.client.connection import kafka_errors, partitions_of
+from streams.client.connection import partitions_of
 from streams.client.errors import ClientError, InvalidTask, NotFound
-from streams.client.feed import read_since
+from streams.client.feed import read_since, records_since
 from streams.client.requests import Request, check, encode
 from streams.client.times import Since, since_ms
 from streams.client.waiting import ResultReader, Waiting
@@ -163,9 +164,5 @@ def _needle(task_id: str) -> bytes:
     return task_id.encode() if PLAIN.fullmatch(task_id) else b""
 
 
-async def _records(settings: Settings, topic: str, since: Since) -> Any:
-    begin_ms = since_ms(since, round(time.time() * 1000))
-    async with kafka_errors(settings), aclosing(read_since(settings, topic, begin_ms)) as records:
-        async for record in records:
-            one: ConsumerRecord = record
-            yield one
+def _records(settings: Settings, topic: str, since: Since) -> AsyncGenerator[ConsumerRecord]:
+    return records_since(settings, topic, since_ms(since, round(time.time() * 1000)))

@@ -220,13 +220,10 @@ def _not_finite(value: Any) -> str:
     return ""
 
 
-def cancel_requests(name: str, reason: str | None, *, task: bool = True, plan: bool = True) -> list[Request]:
+def cancel_requests(name: str, reason: str | None, fields: Sequence[str] = ("taskId", "planId")) -> list[Request]:
     """The records that cancel the task, the plan, or both of this id."""
     given = {} if reason is None else {"reason": reason}
-    found = []
-    for field, wanted in (("taskId", task), ("planId", plan)):
-        if wanted:
-            data = {"type": "cancel", field: name} | given
-            check(Control, data)
-            found.append(Request(name, name.encode(), encode(data)))
-    return found
+    found = [{"type": "cancel", field: name} | given for field in fields]
+    for data in found:
+        check(Control, data)
+    return [Request(name, name.encode(), encode(data)) for data in found]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Generic, TypeVar, cast
 
-from pydantic import PrivateAttr, ValidationError
+from pydantic import PrivateAttr
 
-from schemas.codec import Headers, Rejected, decode_json
+from schemas.codec import Headers, decode_json, validate
 from schemas.exact_json import loads
-from schemas.messages import PlanResult, Result, explain
+from schemas.messages import Result
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -39,7 +39,7 @@ class TaskResult(Result, Generic[T]):
 def read_result(value: bytes | None, headers: Headers = ()) -> TaskResult[Any]:
     """A record of `results`. An error code newer than this client becomes part of the message. Raises `Rejected`."""
     try:
-        return _validate(loads(value or b""))
+        return TaskResult.model_validate(loads(value or b""), by_alias=True, by_name=False)
     except ValueError:
         pass  # rarer forms: structured CloudEvents, results of a newer worker
     data = decode_json(value, headers).data
@@ -47,19 +47,4 @@ def read_result(value: bytes | None, headers: Headers = ()) -> TaskResult[Any]:
         error = data["error"]
         newer = {"code": "internal", "message": f"{error.get('code')}: {error.get('message')}"}
         data = data | {"error": {"retryable": False} | error | newer}
-    try:
-        return _validate(data)
-    except ValidationError as error:
-        raise Rejected("validate", explain(error)) from None
-
-
-def _validate(data: Any) -> TaskResult[Any]:
-    return TaskResult.model_validate(data, by_alias=True, by_name=False)
-
-
-def read_plan_result(value: bytes | None, headers: Headers = ()) -> PlanResult:
-    """A record of `plan-results`. Raises `Rejected`."""
-    try:
-        return PlanResult.model_validate(decode_json(value, headers).data, by_alias=True, by_name=False)
-    except ValidationError as error:
-        raise Rejected("validate", explain(error)) from None
+    return validate(TaskResult, data)

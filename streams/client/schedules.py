@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing
 from typing import Any
 
 from schemas.codec import Rejected
 from schemas.messages import CatchUp, Schedule
-from streams.client.connection import kafka_errors, partitions_of
 from streams.client.errors import InvalidTask, NotFound
-from streams.client.feed import read_since
+from streams.client.feed import read_entries
 from streams.client.requests import Request, Send, TaskKind, check, encode, task_data
 from streams.client.times import Duration, Moment, duration_ms, moment_text
 from streams.rules.schedules.listing import Listing
@@ -104,11 +102,8 @@ class ScheduleDirectory:
         return found
 
     async def _listing(self) -> Listing:
-        settings, listing = self._settings, Listing()
-        await partitions_of(settings, ["schedules"])
-        async with kafka_errors(settings), aclosing(read_since(settings, "schedules", 0)) as records:
-            async for record in records:
-                listing.add(record.key, record.value, record.headers)
+        listing = Listing()
+        await read_entries(self._settings, "schedules", listing.add)
         return listing
 
     async def _put(self, data: Mapping[str, Any]) -> Schedule:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from typing import Any, TypeVar, get_args
 
 from schemas.codec import Headers, Rejected, decode
@@ -94,14 +95,11 @@ class Subscriptions:
         for begin in types:
             if not any(known.startswith(begin) for known in get_args(EventType)):
                 raise InvalidTask(f"types: no event's type begins with {begin!r}")
-        return subscribe(
-            self.settings,
-            "events",
-            lambda value, headers: decode(Event, value, headers),
-            lambda event: not types or event.type.startswith(types),
-            since,
-            self._require_open,
-        )
+
+        def wanted(event: Event) -> bool:
+            return not types or event.type.startswith(types)
+
+        return subscribe(self.settings, "events", partial(decode, Event), wanted, since, self._require_open)
 
     def anomalies(
         self, *, agent: str | None = None, min_severity: Severity = "low", since: Since | None = None
@@ -113,14 +111,7 @@ class Subscriptions:
         def wanted(anomaly: Anomaly) -> bool:
             return agent in (None, anomaly.agent_id) and _SEVERITIES.index(anomaly.severity) >= least
 
-        return subscribe(
-            self.settings,
-            "anomalies",
-            lambda value, headers: decode(Anomaly, value, headers),
-            wanted,
-            since,
-            self._require_open,
-        )
+        return subscribe(self.settings, "anomalies", partial(decode, Anomaly), wanted, since, self._require_open)
 
     def aggregates(
         self, *, agent: str | None = None, interval: Interval | None = None, since: Since | None = None
@@ -131,11 +122,4 @@ class Subscriptions:
         def wanted(window: Aggregate) -> bool:
             return agent in (None, window.agent_id) and interval in (None, window.interval)
 
-        return subscribe(
-            self.settings,
-            "aggregates",
-            lambda value, headers: decode(Aggregate, value, headers),
-            wanted,
-            since,
-            self._require_open,
-        )
+        return subscribe(self.settings, "aggregates", partial(decode, Aggregate), wanted, since, self._require_open)

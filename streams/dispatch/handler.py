@@ -53,10 +53,6 @@ class DispatchHandler:
         """Whether another record may be taken. Relocated tasks always may: the ends of others wait for them."""
         return source == "parked" or self._waiting.room
 
-    def resting(self) -> int:
-        """Tasks that wait on their topic: they take almost no memory."""
-        return len(self._waiting.backlogs)
-
     def running(self) -> int:
         """Calls under way."""
         return self._waiting.queues.running()

@@ -83,8 +83,8 @@ class PartitionState:
         now_ms, now = self._wall_ms(), self._loop.time()
         outputs = []
         if (chunk := self.seen.flush()) is not None:
-            content = {"sequence": chunk.sequence, "digests": b64encode(chunk.digests).decode()}
-            outputs.append(self._output(f"seen/{chunk.sequence % self.seen.slots}", "seen", content, now_ms))
+            content = {"sequence": chunk.sequence, "digests": b64encode(chunk.digests).decode(), "slot": chunk.slot}
+            outputs.append(self._output(f"seen/{chunk.slot}", "seen", content, now_ms))
         for caller in callers:
             if caller.changed:
                 caller.changed = False
@@ -140,7 +140,8 @@ class PartitionState:
                 if state.app != self._app:
                     continue
                 if state.seen is not None:
-                    chunks.append((Chunk(state.seen.sequence, b64decode(state.seen.digests, validate=True)), state.at))
+                    digests = b64decode(state.seen.digests, validate=True)
+                    chunks.append((Chunk(state.seen.sequence, digests, state.seen.slot), state.at))
             except (Rejected, NotBase64) as error:
                 log.warning("a record of the state topic is not understood", partition=self._number, error=str(error))
                 continue

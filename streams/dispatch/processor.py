@@ -75,6 +75,7 @@ class DispatchProcessor:
             spans=self._spans,
             finish=self._finish,
             fail=self._fail,
+            may_answer=self._router.may_answer,
         )
         self.waiting = WaitingTasks(
             steps=self,
@@ -214,12 +215,10 @@ class DispatchProcessor:
         """The task has its answer, or an error."""
         if isinstance(outcome, Cancelled):
             outcome = Cancelled(self._context.cancelled(run.task_id, run.origin_ms) or outcome.message)
-        end = (
-            partial(self._fail, run, outcome)
-            if isinstance(outcome, AgentError)
-            else partial(self._succeed, run, outcome)
-        )
-        self._guard.run(run.record, end)
+        if isinstance(outcome, AgentError):
+            self._guard.run(run.record, partial(self._end, run, outcome))
+        else:
+            self._guard.run(run.record, partial(self._succeed, run, outcome))
 
     def on_circuit(self, agent_id: str, transition: Transition) -> None:
         """An agent's circuit changed its state. Tasks that named no agent need not wait until it closes."""
@@ -264,6 +263,9 @@ class DispatchProcessor:
         for follower in self.waiting.flights.answered(run):
             self._finish(follower, self._report.repeated(follower, run.agent_id or "", success))
         self._finish(run, self._report.succeeded(run, success))
+
+    def _end(self, run: TaskRun, error: AgentError) -> None:
+        self._carry_out(run, self._router.end(run, error))
 
     def _fail(self, run: TaskRun, error: AgentError) -> None:
         if run.judged is not None:

@@ -1,4 +1,6 @@
-"""Ensures that a record ends even if our own code fails on it: a task as a failure, anything else as a dead letter."""
+"""Ensures that a record ends even if our own code fails on it: a task as a failure, where its id is compared; anything
+else as a dead letter.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 
 class RecordGuard:
-    """`finish` ends the record of a task run with its outputs; `fail` ends it as a failed task."""
+    """`finish` ends the record of a task run with its outputs; `fail` ends it as a failed task, if it `may_answer`."""
 
     def __init__(
         self,
@@ -31,6 +33,7 @@ class RecordGuard:
         spans: TaskSpans,
         finish: Callable[[TaskRun, list[Output]], None],
         fail: Callable[[TaskRun, AgentError], None],
+        may_answer: Callable[[TaskRun], bool],
     ) -> None:
         self._partition = partition
         self._tasks = tasks
@@ -38,6 +41,7 @@ class RecordGuard:
         self._spans = spans
         self._finish = finish
         self._fail = fail
+        self._may_answer = may_answer
 
     def run(self, record: SourceRecord, step: Callable[[], None]) -> None:
         """Run `step`; never raises."""
@@ -50,7 +54,7 @@ class RecordGuard:
             reason = f"internal error: {type(error).__name__}"
             run = self._tasks.at(record.topic, record.offset)
             try:
-                if run is not None and (run.judged is not None or self._tasks.claim(run, run.task.target or "")):
+                if run is not None and self._may_answer(run):
                     self._fail(run, InternalError(reason))
                     return
             except Exception:

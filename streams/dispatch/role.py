@@ -53,9 +53,6 @@ from streams.rules.dispatch.records import DispatchRecorder
 from streams.rules.dispatch.state_rows import belongs
 from streams.rules.source_record import SourceRecord
 
-UNLIMITED = 10_000_000
-"""Records in flight: `HeldMemory` bounds their memory."""
-
 
 class DispatchRole(EngineRole[DispatchHandler]):
     """The role dispatch. Once it is started, `agents` and `agent_statuses` follow their topics."""
@@ -99,7 +96,6 @@ class DispatchRole(EngineRole[DispatchHandler]):
         self._context = self._shared(registry, recorder)
         self.engine = self.make_engine(
             lambda processor, kept: DispatchHandler(processor, self._context, kept),
-            max_in_flight=UNLIMITED,
             commit_interval_max_ms=settings.dispatch.commit_interval_max,
             event=recorder.event,
             before_open=self.agents.catch_up,  # after an outage the known registrations may be old

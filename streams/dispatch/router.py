@@ -3,9 +3,9 @@
 In: a task run of one partition. Out: one `Decision`. It writes and calls nothing; it only changes the claims on task
 ids, since two records with one id must not both pass. The balancer chooses among agents.
 
-A task that names its agent is answered once in the partition that owns the agent, whether the agent is registered or
-not. A task that names capabilities is first checked in the partition of its own id: only there is a second record of it
-noticed, whichever agent is chosen. With an ordering key it is the partition of the key, where all tasks of a key meet.
+A task that names its agent or function is answered once in the partition that owns it, whether it is registered or
+not. Any other task is first checked in the partition of its own id, before its agent is known (`task_ids.py`): only there
+is a second record of it noticed, whichever agent the first one had.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from streams.dispatch.task_run import TaskRun
 from streams.rules.dispatch.builtins import builtin_id
 from streams.rules.dispatch.deadlines import never_called
 from streams.rules.dispatch.routing import MAX_HOPS, MAX_REROUTES, absence
+from streams.rules.dispatch.task_ids import Comparison, comparison, first_comparison
 from streams.rules.plans.task_plans import template_for
 
 
@@ -35,9 +36,13 @@ class Router:
         """Where the task goes. `looked_up`: the topic of agents has just been read to its end for it."""
         if run.judged is not None:
             return self._to_judge(run, run.judged.judge, looked_up)
+        # A record that names a chosen agent was checked before: checked again, it would be its own duplicate.
+        first = None if run.chosen else first_comparison(run.task)
+        if first is not None and (decision := self._check_id(run, first)) is not None:
+            return decision
         template = template_for(run.task, self._context.templates)
         if template is not None:
-            # Also if it is not to run: whether the id is a new one is decided in the partition of its plan alone.
+            # Also if it is not to run: before an upgrade, whether the id is new was decided in the partition of its plan.
             return RunPlan(template, self._unrunnable(run))
         return self._by_capability(run, looked_up) if run.any_agent else self._by_name(run, looked_up)
 
@@ -61,6 +66,23 @@ class Router:
             return forward
         self._tasks.release(run, run.agent_id or "")
         return Call(agent) if self._tasks.claim(run, agent.id) else Duplicate()
+
+    def end(self, run: TaskRun, error: AgentError) -> Decision:
+        """How a task ends that has failed, or has waited in vain. Its id must be claimed where it is compared."""
+        if run.claims or run.judged is not None:
+            return Fail(error)
+        if run.any_agent and run.chosen:
+            return self._fail(run, error)
+        # It waits in a wrong partition, before it is forwarded again: it ends in the right one.
+        run.waited_for_agent = True
+        return self.route(run)
+
+    def may_answer(self, run: TaskRun) -> bool:
+        """Whether a result of this partition is the only one of the task: its id is claimed here, or is now."""
+        if run.claims or run.judged is not None:
+            return True
+        key, scope = comparison(run.task, run.chosen)
+        return self._forward(run, key, None) is None and self._tasks.claim(run, scope)
 
     def schedule(self, run: TaskRun) -> Schedule | None:
         """Where the task waits for its time; None if the time has come, or the task will end without a call."""
@@ -90,6 +112,13 @@ class Router:
         if agent is not None:
             return Call(agent)
         return Fail(NoAgent("it is not registered")) if looked_up else LookUp()
+
+    def _check_id(self, run: TaskRun, first: Comparison) -> Forward | WaitForAgent | Duplicate | None:
+        """Whether the id is new, before its agent is known. None: it is, and the task may go to any agent."""
+        forward = self._away(run, first.key, None)
+        if forward is not None:
+            return forward
+        return None if self._tasks.claim(run, first.scope, outlives=True) else Duplicate()
 
     def _unrunnable(self, run: TaskRun) -> AgentError | None:
         """Why a pattern is not to run whose time has not come, or had not when it was cancelled: its plan would begin."""
@@ -123,13 +152,6 @@ class Router:
         return WaitForAgent() if self._waits(known=False) else Fail(NoAgent(absence(task)))
 
     def _by_capability(self, run: TaskRun, looked_up: bool) -> Decision:
-        # A record that carries an agent was checked before that was chosen: checked again, it would be its own duplicate.
-        if not run.chosen:
-            forward = self._away(run, run.ordering_key or run.task_id, None)
-            if forward is not None:
-                return forward
-            if not self._tasks.claim(run, "", outlives=True):
-                return Duplicate()
         if (error := self._unwanted(run)) is not None:
             return self._fail(run, error)
         balancer = self._context.balancer

@@ -7,7 +7,6 @@ here, at start, and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agents_io.http.pooled_transport import PooledTransport
@@ -32,12 +31,12 @@ class TaskKinds:
     builtins: Builtins
 
 
-def task_kinds(settings: Settings, executors: Sequence[PatternExecutor] = ()) -> TaskKinds:
-    """`executors`: asked for a pattern before the control plane. Raises `FunctionsError`."""
+def task_kinds(settings: Settings) -> TaskKinds:
+    """The transports of tasks without an agent, as the settings have them. Raises `FunctionsError`."""
     dispatch = settings.dispatch
     functions = load_functions(settings.functions.modules)
     allowed = settings.http_tasks.allow_list()
-    everybody = [*executors, *_control_plane(settings)]
+    executors = _control_plane(settings)
     transports: dict[str, Transport] = {
         "task:http": HttpTaskTransport(
             allowed,
@@ -51,12 +50,12 @@ def task_kinds(settings: Settings, executors: Sequence[PatternExecutor] = ()) ->
             places=settings.functions.max_concurrency,
             max_answer_bytes=dispatch.max_answer_bytes,
         ),
-        "task:pattern": PatternTransport(everybody),
+        "task:pattern": PatternTransport(executors),
     }
     builtins = Builtins(
         allowed=allowed,
         functions=functions,
-        patterns=bool(everybody),
+        patterns=bool(executors),
         limits={
             "http": _limits(settings.http_tasks),
             "function": _limits(settings.functions),

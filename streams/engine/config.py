@@ -23,7 +23,6 @@ class EngineConfig:
     sources: Sequence[str]
     instance_id: str | None
     session_timeout_s: float
-    max_in_flight: int
     drain_timeout_s: float
     """How long calls under way may take to finish when partitions move."""
     stop_timeout_s: float
@@ -51,7 +50,6 @@ class EngineConfig:
         sources: Sequence[str],
         state: str,
         exact_ends: bool,
-        max_in_flight: int,
         from_end: Callable[[Sequence[bytes]], Sequence[str]] | None = None,
         assignor: AlignedAssignor | None = None,
         belongs: Belongs | None = None,
@@ -64,7 +62,6 @@ class EngineConfig:
             sources=sources,
             instance_id=settings.instance_id,
             session_timeout_s=settings.session_timeout / 1000,
-            max_in_flight=max_in_flight,
             drain_timeout_s=settings.dispatch.drain_timeout / 1000,
             stop_timeout_s=settings.dispatch.stop_timeout / 1000,
             state=state,

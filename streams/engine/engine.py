@@ -154,11 +154,6 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
         return self._growth.dealt_out
 
     @property
-    def in_flight(self) -> int:
-        """Records taken and not finished, over all partitions."""
-        return sum(processor.in_flight for processor in self.processors.values())
-
-    @property
     def opened(self) -> list[PartitionProcessor]:
         """Partitions with a handler, also those not admitted yet: they must miss no control request."""
         return [*self.processors.values(), *(start.processor for start in self._started if not start.processor.closed)]
@@ -209,7 +204,6 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
             consumer=consumer,
             processors=self.processors,
             names=self._names,
-            max_in_flight=self.config.max_in_flight,
             room=self._room,
             failed=self._fail,
         )
@@ -305,17 +299,16 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
             if isinstance(outcome, BaseException):
                 log.error("a partition did not end cleanly", error=repr(outcome))
 
-    def _start_processor(self, number: int, pause_s: float = 0.0) -> None:
-        task = asyncio.create_task(self._open(number, pause_s), name=f"open-{number}")
-        self._starting[number] = task
+    def _start_processor(self, number: int) -> None:
+        self._starting[number] = asyncio.create_task(self._open(number), name=f"open-{number}")
 
-    async def _open(self, number: int, pause_s: float) -> None:
+    async def _open(self, number: int) -> None:
         """Read what is committed and hand over to the fetch loop; repeated until it works or the partition is
         revoked.
         """
         try:
             processor, heads = await self._opener.open(
-                number, pause_s, lambda: self._known.get(number, {}), lambda: self._uncommitted.get(number, [])
+                number, lambda: self._known.get(number, {}), lambda: self._uncommitted.get(number, [])
             )
         except Exception as error:
             self._fail(error)

@@ -54,14 +54,12 @@ class Feed:
         consumer: AIOKafkaConsumer,
         processors: Mapping[int, PartitionProcessor],
         names: Mapping[str, str],
-        max_in_flight: int,
         room: asyncio.Event,
         failed: Callable[[BaseException], None],
     ) -> None:
         self._consumer = consumer
         self._processors = processors
         self._names = names
-        self._max_in_flight = max_in_flight
         self._room = room
         self._fail = failed
         self._begin_at = 0
@@ -104,15 +102,14 @@ class Feed:
 
         True: there may be room for more of the waiting records after the next turn of the loop.
         """
-        room = self._max_in_flight - sum(processor.in_flight for processor in self._processors.values())
-        budget = min(room, TURN)
+        budget = TURN
         turns = [
             (processor, source)
             for processor in self._processors.values()
             for source, inbox in processor.inboxes.items()
             if inbox
         ]
-        if turns and budget < len(turns) * FULL_CHECK:  # not enough room for all: each time another one begins
+        if turns and len(turns) * FULL_CHECK > TURN:  # not enough room for all: each time another one begins
             self._begin_at += 1
             start = self._begin_at % len(turns)
             turns = turns[start:] + turns[:start]
@@ -124,7 +121,7 @@ class Feed:
                 if taken == FULL_CHECK:
                     going_on.append((processor, source))
             turns = going_on
-        return budget <= 0 < room - TURN
+        return budget <= 0
 
     @staticmethod
     def _hand_over(processor: PartitionProcessor, source: str, most: int) -> int:
@@ -155,7 +152,7 @@ class Feed:
         ]
         if not wanted:
             await self._listen()
-            await self._until_room(POLL_MS / 1000)
+            await wait_at_most(self._room, POLL_MS / 1000)
         elif self._alone:
             await self._fetch_alone()
         else:
@@ -168,9 +165,6 @@ class Feed:
         except Exception as error:
             self._poll_failed(error)
             await asyncio.sleep(LISTEN_PAUSE_S)
-
-    async def _until_room(self, seconds: float) -> None:
-        await wait_at_most(self._room, seconds)
 
     async def _fetch_all(self, wanted: list[TopicPartition]) -> None:
         poll = asyncio.ensure_future(self._consumer.getmany(*wanted, timeout_ms=POLL_MS, max_records=POLL_RECORDS))

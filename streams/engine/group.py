@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeGuard
 
 import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
+from aiokafka.structs import OffsetAndMetadata
 
+from schemas.topics import full_name
 from streams.engine.commit import CLOSE_TIMEOUT_S, drop
 from streams.engine.config import EngineConfig
 from streams.engine.faults import is_transient
@@ -112,13 +115,17 @@ async def find_start_offsets(
     logs = await identities(consumer, names)
     state = await remembered()
     kept = {} if processor.kept is None else processor.kept.read(state)
+    if processor.kept is not None and not kept and any(_is_committed(committed.get(tp)) for tp in tps.values()):
+        # Each commit wrote a row there in the same transaction.
+        log.error("the state of a partition is gone from its topic: what earlier owners remembered is lost",
+                  topic=full_name(config.state or "", config.prefix), partition=processor.number)  # fmt: skip
     last_seen = {source: _last_seen(kept.get(source), known.get(source), logs.get(tp)) for source, tp in tps.items()}
     asked = {tps[source]: seen.epoch for source, seen in last_seen.items() if seen is not None}
     cuts = await epoch_ends(consumer, asked) if names else {}
     heads: dict[str, Head] = {}
     for source, tp in tps.items():
         seen, offset = last_seen[source], committed.get(tp)
-        given = NOT_COMMITTED if offset is None or offset.offset < 0 else (offset.offset, offset.metadata or "")
+        given = (offset.offset, offset.metadata or "") if _is_committed(offset) else NOT_COMMITTED
         topic_id, epoch = logs.get(tp, NOBODY_KNOWS)
         mine = kept.get(source)
         if mine is not None and seen is not None:
@@ -142,6 +149,10 @@ async def find_start_offsets(
             elif head.offset < head.begin:  # records that are not missed did not expire
                 heads[source] = head._replace(offset=head.begin, map="", committed=False)
     return heads, state
+
+
+def _is_committed(offset: OffsetAndMetadata | None) -> TypeGuard[OffsetAndMetadata]:
+    return offset is not None and offset.offset >= 0
 
 
 def _last_seen(kept: KeptOffset | None, known: KeptOffset | None, now: Identity | None) -> KeptOffset | None:

@@ -23,9 +23,10 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
     for_code,
 )
-from aiokafka.protocol.api import Request, RequestStruct, Response
-from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
+from aiokafka.protocol.types import Boolean, CompactArray, Int16, Int32, Int64
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+from streams.newer_requests import COMPACT_TEXT, TAGS, NewerRequest, compact_rows
 
 UNSTABLE = 88
 """Protocol error code for an offset of a transaction that has not ended; aiokafka has no name for it."""
@@ -39,64 +40,42 @@ class OffsetsPending(KafkaError):  # type: ignore[misc]  # aiokafka ships no typ
     retriable = True
 
 
-class _Response(Response):  # type: ignore[misc]
-    API_KEY = 9
-    API_VERSION = 7
-    SCHEMA = Schema(
+class _StableOffsetsRequest(
+    NewerRequest,
+    key=9,
+    version=7,
+    asked=[
+        ("group", COMPACT_TEXT),
+        compact_rows("topics", ("name", COMPACT_TEXT), ("partitions", CompactArray(Int32))),
+        ("require_stable", Boolean),
+        TAGS,
+    ],
+    answered=[
         ("throttle_time_ms", Int32),
-        (
+        compact_rows(
             "topics",
-            CompactArray(
-                ("name", CompactString("utf-8")),
-                (
-                    "partitions",
-                    CompactArray(
-                        ("partition", Int32),
-                        ("offset", Int64),
-                        ("leader_epoch", Int32),
-                        ("metadata", CompactString("utf-8")),
-                        ("error_code", Int16),
-                        ("tags", TaggedFields),
-                    ),
-                ),
-                ("tags", TaggedFields),
+            ("name", COMPACT_TEXT),
+            compact_rows(
+                "partitions",
+                ("partition", Int32),
+                ("offset", Int64),
+                ("leader_epoch", Int32),
+                ("metadata", COMPACT_TEXT),
+                ("error_code", Int16),
             ),
         ),
         ("error_code", Int16),
-        ("tags", TaggedFields),
-    )
-
-
-class _Struct(RequestStruct):  # type: ignore[misc]
-    API_KEY = 9
-    API_VERSION = 7
-    FLEXIBLE_VERSION = True
-    RESPONSE_TYPE = _Response
-    SCHEMA = Schema(
-        ("group", CompactString("utf-8")),
-        (
-            "topics",
-            CompactArray(("name", CompactString("utf-8")), ("partitions", CompactArray(Int32)), ("tags", TaggedFields)),
-        ),
-        ("require_stable", Boolean),
-        ("tags", TaggedFields),
-    )
-
-
-class _StableOffsetsRequest(Request[_Struct]):  # type: ignore[misc]
-    API_KEY = 9
-
+        TAGS,
+    ],
+):
     def __init__(self, group: str, tps: Sequence[TopicPartition]) -> None:
         self.group = group
         self.partitions: dict[str, list[int]] = defaultdict(list)
         for tp in tps:
             self.partitions[tp.topic].append(tp.partition)
 
-    def build(self, request_struct_class: type[_Struct]) -> _Struct:
-        topics: list[tuple[str, list[int], dict[int, bytes]]] = [
-            (topic, numbers, {}) for topic, numbers in self.partitions.items()
-        ]
-        return request_struct_class(self.group, topics, True, {})
+    def build(self, struct: Any) -> Any:
+        return struct(self.group, [(topic, numbers, {}) for topic, numbers in self.partitions.items()], True, {})
 
 
 async def committed_offsets(

@@ -18,10 +18,6 @@ class Handler(Protocol):
         """Whether another record of topic `source` may be taken now."""
         ...
 
-    def resting(self) -> int:
-        """How many of the records taken only wait on their topic; they do not count as in flight."""
-        ...
-
     def process(self, source: str, record: ConsumerRecord) -> None:
         """Work on a record of topic `source` (short name)."""
         ...

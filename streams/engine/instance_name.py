@@ -21,11 +21,11 @@ from aiokafka.errors import (
     KafkaError,
     NotCoordinatorForGroupError,
 )
-from aiokafka.protocol.api import Request, RequestStruct, Response
-from aiokafka.protocol.types import Int16, Int32, Schema, String
+from aiokafka.protocol.types import Int16, Int32
 
 from streams.engine.faults import describe_error
 from streams.engine.membership import FENCED_INSTANCE_ID
+from streams.newer_requests import TEXT, NewerRequest
 
 log = structlog.get_logger(__name__)
 
@@ -42,34 +42,20 @@ _ELSEWHERE = (
 """Another broker coordinates the group now, or this one not yet."""
 
 
-class _Response(Response):  # type: ignore[misc]  # aiokafka ships no types
-    API_KEY = 12
-    API_VERSION = 3
-    SCHEMA = Schema(("throttle_time_ms", Int32), ("error_code", Int16))
-
-
-class _Struct(RequestStruct):  # type: ignore[misc]
-    API_KEY = 12
-    API_VERSION = 3
-    RESPONSE_TYPE = _Response
-    SCHEMA = Schema(
-        ("group", String("utf-8")),
-        ("generation_id", Int32),
-        ("member_id", String("utf-8")),
-        ("instance_id", String("utf-8")),
-    )
-
-
-class _NamedHeartbeat(Request[_Struct]):  # type: ignore[misc]
+class _NamedHeartbeat(
+    NewerRequest,
+    key=12,
+    version=3,
+    asked=[("group", TEXT), ("generation_id", Int32), ("member_id", TEXT), ("instance_id", TEXT)],
+    answered=[("throttle_time_ms", Int32), ("error_code", Int16)],
+):
     """As aiokafka's, with the instance id: without it every answer is "unknown member"."""
-
-    API_KEY = 12
 
     def __init__(self, *, group: str, generation: int, member_id: str, instance_id: str) -> None:
         self.fields = group, generation, member_id, instance_id
 
-    def build(self, request_struct_class: type[_Struct]) -> _Struct:
-        return request_struct_class(*self.fields)
+    def build(self, struct: Any) -> Any:
+        return struct(*self.fields)
 
 
 async def is_taken(consumer: AIOKafkaConsumer) -> bool:

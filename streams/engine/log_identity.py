@@ -15,21 +15,10 @@ from typing import Any, NamedTuple
 import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import IncompatibleBrokerVersion, KafkaError
-from aiokafka.protocol.api import Request, RequestStruct, Response
-from aiokafka.protocol.types import (
-    AbstractType,
-    Array,
-    Boolean,
-    CompactArray,
-    CompactString,
-    Int16,
-    Int32,
-    Int64,
-    Schema,
-    String,
-    TaggedFields,
-)
+from aiokafka.protocol.types import AbstractType, Boolean, CompactArray, Int16, Int32, Int64
 from aiokafka.structs import TopicPartition
+
+from streams.newer_requests import COMPACT_TEXT, TAGS, TEXT, NewerRequest, compact_rows, rows
 
 log = structlog.get_logger(__name__)
 
@@ -53,124 +42,83 @@ class _Uuid(AbstractType):  # type: ignore[misc]  # aiokafka ships no types
         return uuid.UUID(bytes=data.read(16))
 
 
-class _MetadataResponse(Response):  # type: ignore[misc]
-    API_KEY = 3
-    API_VERSION = 12
-    SCHEMA = Schema(
-        ("throttle_time_ms", Int32),
-        (
-            "brokers",
-            CompactArray(
-                ("node_id", Int32),
-                ("host", CompactString("utf-8")),
-                ("port", Int32),
-                ("rack", CompactString("utf-8")),
-                ("tags", TaggedFields),
-            ),
-        ),
-        ("cluster_id", CompactString("utf-8")),
-        ("controller_id", Int32),
-        (
-            "topics",
-            CompactArray(
-                ("error_code", Int16),
-                ("name", CompactString("utf-8")),
-                ("topic_id", _Uuid),
-                ("is_internal", Boolean),
-                (
-                    "partitions",
-                    CompactArray(
-                        ("error_code", Int16),
-                        ("partition", Int32),
-                        ("leader", Int32),
-                        ("leader_epoch", Int32),
-                        ("replicas", CompactArray(Int32)),
-                        ("isr", CompactArray(Int32)),
-                        ("offline", CompactArray(Int32)),
-                        ("tags", TaggedFields),
-                    ),
-                ),
-                ("operations", Int32),
-                ("tags", TaggedFields),
-            ),
-        ),
-        ("tags", TaggedFields),
-    )
-
-
-class _MetadataStruct(RequestStruct):  # type: ignore[misc]
-    API_KEY = 3
-    API_VERSION = 12
-    FLEXIBLE_VERSION = True
-    RESPONSE_TYPE = _MetadataResponse
-    SCHEMA = Schema(
-        (
-            "topics",
-            CompactArray(("topic_id", _Uuid), ("name", CompactString("utf-8")), ("tags", TaggedFields)),
-        ),
+class _MetadataRequest(
+    NewerRequest,
+    key=3,
+    version=12,
+    asked=[
+        compact_rows("topics", ("topic_id", _Uuid), ("name", COMPACT_TEXT)),
         ("create", Boolean),
         ("operations", Boolean),
-        ("tags", TaggedFields),
-    )
-
-
-class _MetadataRequest(Request[_MetadataStruct]):  # type: ignore[misc]
-    API_KEY = 3
-
+        TAGS,
+    ],
+    answered=[
+        ("throttle_time_ms", Int32),
+        compact_rows("brokers", ("node_id", Int32), ("host", COMPACT_TEXT), ("port", Int32), ("rack", COMPACT_TEXT)),
+        ("cluster_id", COMPACT_TEXT),
+        ("controller_id", Int32),
+        compact_rows(
+            "topics",
+            ("error_code", Int16),
+            ("name", COMPACT_TEXT),
+            ("topic_id", _Uuid),
+            ("is_internal", Boolean),
+            compact_rows(
+                "partitions",
+                ("error_code", Int16),
+                ("partition", Int32),
+                ("leader", Int32),
+                ("leader_epoch", Int32),
+                ("replicas", CompactArray(Int32)),
+                ("isr", CompactArray(Int32)),
+                ("offline", CompactArray(Int32)),
+            ),
+            ("operations", Int32),
+        ),
+        TAGS,
+    ],
+):
     def __init__(self, topics: Collection[str]) -> None:
         self.topics = topics
 
-    def build(self, request_struct_class: type[_MetadataStruct]) -> _MetadataStruct:
-        return request_struct_class([(NO_ID, topic, {}) for topic in self.topics], False, False, {})
+    def build(self, struct: Any) -> Any:
+        return struct([(NO_ID, topic, {}) for topic in self.topics], False, False, {})
 
 
-class _EpochEndResponse(Response):  # type: ignore[misc]
-    API_KEY = 23
-    API_VERSION = 2
-    SCHEMA = Schema(
-        ("throttle_time_ms", Int32),
-        (
+class _EpochEndRequest(
+    NewerRequest,
+    key=23,
+    version=2,
+    asked=[
+        rows(
             "topics",
-            Array(
-                ("topic", String("utf-8")),
-                (
-                    "partitions",
-                    Array(("error_code", Int16), ("partition", Int32), ("leader_epoch", Int32), ("end_offset", Int64)),
-                ),
+            ("topic", TEXT),
+            rows("partitions", ("partition", Int32), ("current_leader_epoch", Int32), ("leader_epoch", Int32)),
+        )
+    ],
+    answered=[
+        ("throttle_time_ms", Int32),
+        rows(
+            "topics",
+            ("topic", TEXT),
+            rows(
+                "partitions",
+                ("error_code", Int16),
+                ("partition", Int32),
+                ("leader_epoch", Int32),
+                ("end_offset", Int64),
             ),
         ),
-    )
-
-
-class _EpochEndStruct(RequestStruct):  # type: ignore[misc]
-    API_KEY = 23
-    API_VERSION = 2
-    RESPONSE_TYPE = _EpochEndResponse
-    SCHEMA = Schema(
-        (
-            "topics",
-            Array(
-                ("topic", String("utf-8")),
-                (
-                    "partitions",
-                    Array(("partition", Int32), ("current_leader_epoch", Int32), ("leader_epoch", Int32)),
-                ),
-            ),
-        )
-    )
-
-
-class _EpochEndRequest(Request[_EpochEndStruct]):  # type: ignore[misc]
-    API_KEY = 23
-
+    ],
+):
     def __init__(self, epochs: Mapping[TopicPartition, int]) -> None:
         self.epochs = epochs
 
-    def build(self, request_struct_class: type[_EpochEndStruct]) -> _EpochEndStruct:
-        rows: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
+    def build(self, struct: Any) -> Any:
+        found: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
         for tp, epoch in self.epochs.items():
-            rows[tp.topic].append((tp.partition, -1, epoch))
-        return request_struct_class(list(rows.items()))
+            found[tp.topic].append((tp.partition, -1, epoch))
+        return struct(list(found.items()))
 
 
 async def identities(consumer: AIOKafkaConsumer, topics: Collection[str]) -> dict[TopicPartition, Identity]:
@@ -208,6 +156,6 @@ async def epoch_ends(consumer: AIOKafkaConsumer, epochs: Mapping[TopicPartition,
             log.debug("the end offset of a leader epoch could not be read", error=repr(error))
             client.force_metadata_update()
             continue
-        for topic, rows in answer.topics:
-            found |= {TopicPartition(topic, n): end for code, n, _, end in rows if not code and end >= 0}
+        for topic, ends in answer.topics:
+            found |= {TopicPartition(topic, n): end for code, n, _, end in ends if not code and end >= 0}
     return found

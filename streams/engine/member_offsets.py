@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from aiokafka.errors import IllegalGenerationError, KafkaError, RebalanceInProgressError, UnknownMemberIdError
-from aiokafka.protocol.api import Request, RequestStruct, Response
-from aiokafka.protocol.types import CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
+from aiokafka.protocol.types import Int16, Int32, Int64
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from streams.engine.membership import FENCED_INSTANCE_ID, Membership
+from streams.newer_requests import COMPACT_TEXT, TAGS, NewerRequest, compact_rows
 
 NO_LEADER_EPOCH = -1
 _STRANGER_CODES = (
@@ -30,64 +30,40 @@ class NotAMember(KafkaError):  # type: ignore[misc]  # aiokafka ships no types
     """The group's coordinator refused offsets: their generation is over. None of them takes effect."""
 
 
-class _Response(Response):  # type: ignore[misc]
-    API_KEY = 28
-    API_VERSION = 3
-    SCHEMA = Schema(
-        ("throttle_time_ms", Int32),
-        (
-            "errors",
-            CompactArray(
-                ("topic", CompactString("utf-8")),
-                (
-                    "partitions",
-                    CompactArray(("partition", Int32), ("error_code", Int16), ("tags", TaggedFields)),
-                ),
-                ("tags", TaggedFields),
-            ),
-        ),
-        ("tags", TaggedFields),
-    )
-
-
-class _Struct(RequestStruct):  # type: ignore[misc]
-    API_KEY = 28
-    API_VERSION = 3
-    FLEXIBLE_VERSION = True
-    RESPONSE_TYPE = _Response
-    SCHEMA = Schema(
-        ("transactional_id", CompactString("utf-8")),
-        ("group_id", CompactString("utf-8")),
+class MemberOffsets(
+    NewerRequest,
+    key=28,
+    version=3,
+    asked=[
+        ("transactional_id", COMPACT_TEXT),
+        ("group_id", COMPACT_TEXT),
         ("producer_id", Int64),
         ("producer_epoch", Int16),
         ("generation", Int32),
-        ("member_id", CompactString("utf-8")),
-        ("instance_id", CompactString("utf-8")),
-        (
+        ("member_id", COMPACT_TEXT),
+        ("instance_id", COMPACT_TEXT),
+        compact_rows(
             "topics",
-            CompactArray(
-                ("topic", CompactString("utf-8")),
-                (
-                    "partitions",
-                    CompactArray(
-                        ("partition", Int32),
-                        ("offset", Int64),
-                        ("leader_epoch", Int32),
-                        ("metadata", CompactString("utf-8")),
-                        ("tags", TaggedFields),
-                    ),
-                ),
-                ("tags", TaggedFields),
+            ("topic", COMPACT_TEXT),
+            compact_rows(
+                "partitions",
+                ("partition", Int32),
+                ("offset", Int64),
+                ("leader_epoch", Int32),
+                ("metadata", COMPACT_TEXT),
             ),
         ),
-        ("tags", TaggedFields),
-    )
-
-
-class MemberOffsets(Request[_Struct]):  # type: ignore[misc]
+        TAGS,
+    ],
+    answered=[
+        ("throttle_time_ms", Int32),
+        compact_rows(
+            "errors", ("topic", COMPACT_TEXT), compact_rows("partitions", ("partition", Int32), ("error_code", Int16))
+        ),
+        TAGS,
+    ],
+):
     """`manager`: aiokafka's transaction manager."""
-
-    API_KEY = 28
 
     def __init__(
         self, *, manager: Any, group: str, member: Membership, offsets: Mapping[TopicPartition, OffsetAndMetadata]
@@ -96,11 +72,11 @@ class MemberOffsets(Request[_Struct]):  # type: ignore[misc]
         self._member = member
         self._offsets = offsets
 
-    def build(self, request_struct_class: type[_Struct]) -> _Struct:
+    def build(self, struct: Any) -> Any:
         rows: dict[str, list[tuple[int, int, int, str, dict[int, bytes]]]] = defaultdict(list)
         for tp, place in sorted(self._offsets.items()):
             rows[tp.topic].append((tp.partition, place.offset, NO_LEADER_EPOCH, place.metadata, {}))
-        return request_struct_class(*self._producer, *self._member, [(topic, of, {}) for topic, of in rows.items()], {})
+        return struct(*self._producer, *self._member, [(topic, of, {}) for topic, of in rows.items()], {})
 
 
 def refused(answer: Any) -> dict[str, list[tuple[int, int]]]:

@@ -9,27 +9,26 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.process_collector import ProcessCollector
 
+from streams.engine.engine import Engine
 from streams.engine.partition_status import PartitionStatus
 from streams.metrics import Observed, Row
+from streams.settings import RoleName
 
 
 def observe(
     registry: CollectorRegistry,
     partition_statuses: Callable[[], Iterable[PartitionStatus]],
     ready: Callable[[], Mapping[str, bool]],
-    log_changes: Callable[[], int],
-    dropped_events: Mapping[str, Callable[[], int]] | None = None,
-    renewals: Callable[[], Mapping[str, int]] = dict,
-    expired: Callable[[], Mapping[str, int]] = dict,
-    retention_ms: Callable[[], Mapping[str, int]] = dict,
+    engines: Callable[[], Mapping[RoleName, Engine[Any]]] = dict,
+    dropped_events: Callable[[], Mapping[str, int]] = dict,
 ) -> None:
-    """`ready`: by role of this worker. `log_changes`: of all roles together. `dropped_events`: role -> progress events
-    that could not be sent so far. `renewals`: role -> consumers replaced so far. `expired`: topic -> records that
-    expired so far. `retention_ms`: topic -> how long it keeps records, if not forever.
+    """`ready`, `engines`: by role of this worker. `dropped_events`: role -> progress events that could not be sent so
+    far.
     """
     ProcessCollector(registry=registry)
     observed = Observed(registry)
@@ -50,17 +49,23 @@ def observe(
             found = status.blocking() or {}
             yield _name(status), 0.0 if found.get("waits") else (found.get("age") or 0) / 1000
 
+    def expired() -> Iterator[Row]:
+        by_topic = {topic: n for engine in engines().values() for topic, n in engine.expired.by_topic.items()}
+        return (((topic,), float(count)) for topic, count in by_topic.items())
+
+    def retention() -> Iterator[Row]:
+        by_topic = {topic: ms for engine in engines().values() for topic, ms in engine.ages.retention_ms.items()}
+        return (((topic,), ms / 1000) for topic, ms in by_topic.items())
+
     observed.add("parallax_build_info", lambda: [(about, 1.0)])
     observed.add("parallax_role_ready", lambda: [((role,), float(up)) for role, up in ready().items()])
-    observed.add("parallax_log_changes", lambda: [((), float(log_changes()))])
+    observed.add("parallax_log_changes", lambda: [((), float(sum(one.log_changes for one in engines().values())))])
+    observed.add("parallax_events_dropped", lambda: [((role,), float(n)) for role, n in dropped_events().items()])
     observed.add(
-        "parallax_events_dropped", lambda: [((role,), float(count())) for role, count in (dropped_events or {}).items()]
+        "parallax_consumer_renewals", lambda: [((role,), float(one.renewals)) for role, one in engines().items()]
     )
-    observed.add("parallax_consumer_renewals", lambda: [((role,), float(count)) for role, count in renewals().items()])
-    observed.add("parallax_expired_records", lambda: [((topic,), float(count)) for topic, count in expired().items()])
-    observed.add(
-        "parallax_topic_retention_seconds", lambda: [((topic,), ms / 1000) for topic, ms in retention_ms().items()]
-    )
+    observed.add("parallax_expired_records", expired)
+    observed.add("parallax_topic_retention_seconds", retention)
     observed.add("parallax_oldest_unfinished_record_age_seconds", ages)
     observed.add("parallax_consumer_lag_messages", lags)
     observed.add(

@@ -17,10 +17,11 @@ import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.errors import ConcurrentTransactions, IncompatibleBrokerVersion, KafkaError, NoError, for_code
-from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.transaction import InitProducerIdRequest
-from aiokafka.protocol.types import CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
+from aiokafka.protocol.types import CompactArray, Int16, Int32, Int64
 from aiokafka.structs import TopicPartition
+
+from streams.newer_requests import COMPACT_TEXT, TAGS, NewerRequest, compact_rows
 
 log = structlog.get_logger(__name__)
 
@@ -31,91 +32,51 @@ BROKER_TIMEOUT_S = 3.0
 """For one broker; the others are asked at the same time."""
 
 
-class _ListResponse(Response):  # type: ignore[misc]  # aiokafka ships no types
-    API_KEY = 66
-    API_VERSION = 0
-    SCHEMA = Schema(
+class _ListTransactions(
+    NewerRequest,
+    key=66,
+    version=0,
+    asked=[("state_filters", CompactArray(COMPACT_TEXT)), ("producer_id_filters", CompactArray(Int64)), TAGS],
+    answered=[
         ("throttle_time_ms", Int32),
         ("error_code", Int16),
-        ("unknown_state_filters", CompactArray(CompactString("utf-8"))),
-        (
-            "transactions",
-            CompactArray(
-                ("transactional_id", CompactString("utf-8")),
-                ("producer_id", Int64),
-                ("state", CompactString("utf-8")),
-                ("tags", TaggedFields),
-            ),
+        ("unknown_state_filters", CompactArray(COMPACT_TEXT)),
+        compact_rows(
+            "transactions", ("transactional_id", COMPACT_TEXT), ("producer_id", Int64), ("state", COMPACT_TEXT)
         ),
-        ("tags", TaggedFields),
-    )
+        TAGS,
+    ],
+):
+    def build(self, struct: Any) -> Any:
+        return struct([ONGOING], [], {})
 
 
-class _ListStruct(RequestStruct):  # type: ignore[misc]
-    API_KEY = 66
-    API_VERSION = 0
-    FLEXIBLE_VERSION = True
-    RESPONSE_TYPE = _ListResponse
-    SCHEMA = Schema(
-        ("state_filters", CompactArray(CompactString("utf-8"))),
-        ("producer_id_filters", CompactArray(Int64)),
-        ("tags", TaggedFields),
-    )
-
-
-class _ListTransactions(Request[_ListStruct]):  # type: ignore[misc]
-    API_KEY = 66
-
-    def build(self, request_struct_class: type[_ListStruct]) -> _ListStruct:
-        return request_struct_class([ONGOING], [], {})
-
-
-class _DescribeResponse(Response):  # type: ignore[misc]
-    API_KEY = 65
-    API_VERSION = 0
-    SCHEMA = Schema(
+class _DescribeTransactions(
+    NewerRequest,
+    key=65,
+    version=0,
+    asked=[("transactional_ids", CompactArray(COMPACT_TEXT)), TAGS],
+    answered=[
         ("throttle_time_ms", Int32),
-        (
+        compact_rows(
             "transactions",
-            CompactArray(
-                ("error_code", Int16),
-                ("transactional_id", CompactString("utf-8")),
-                ("state", CompactString("utf-8")),
-                ("timeout_ms", Int32),
-                ("start_time_ms", Int64),
-                ("producer_id", Int64),
-                ("producer_epoch", Int16),
-                (
-                    "topics",
-                    CompactArray(
-                        ("topic", CompactString("utf-8")),
-                        ("partitions", CompactArray(Int32)),
-                        ("tags", TaggedFields),
-                    ),
-                ),
-                ("tags", TaggedFields),
-            ),
+            ("error_code", Int16),
+            ("transactional_id", COMPACT_TEXT),
+            ("state", COMPACT_TEXT),
+            ("timeout_ms", Int32),
+            ("start_time_ms", Int64),
+            ("producer_id", Int64),
+            ("producer_epoch", Int16),
+            compact_rows("topics", ("topic", COMPACT_TEXT), ("partitions", CompactArray(Int32))),
         ),
-        ("tags", TaggedFields),
-    )
-
-
-class _DescribeStruct(RequestStruct):  # type: ignore[misc]
-    API_KEY = 65
-    API_VERSION = 0
-    FLEXIBLE_VERSION = True
-    RESPONSE_TYPE = _DescribeResponse
-    SCHEMA = Schema(("transactional_ids", CompactArray(CompactString("utf-8"))), ("tags", TaggedFields))
-
-
-class _DescribeTransactions(Request[_DescribeStruct]):  # type: ignore[misc]
-    API_KEY = 65
-
+        TAGS,
+    ],
+):
     def __init__(self, ids: Sequence[str]) -> None:
         self.ids = list(ids)
 
-    def build(self, request_struct_class: type[_DescribeStruct]) -> _DescribeStruct:
-        return request_struct_class(self.ids, {})
+    def build(self, struct: Any) -> Any:
+        return struct(self.ids, {})
 
 
 async def end_left_open(

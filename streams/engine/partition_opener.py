@@ -72,18 +72,13 @@ class PartitionOpener:
         self._expired = expired
 
     async def open(
-        self,
-        number: int,
-        pause_s: float,
-        known: Callable[[], Mapping[str, KeptOffset]],
-        uncommitted: Callable[[], list[bytes]],
+        self, number: int, known: Callable[[], Mapping[str, KeptOffset]], uncommitted: Callable[[], list[bytes]]
     ) -> tuple[PartitionProcessor, Heads]:
-        """Open the partition after `pause_s` seconds. `known`: what this worker knew of the logs when it lost the
-        partition.
+        """Open the partition. `known`: what this worker knew of the logs when it lost the partition.
 
         Raises errors that another try cannot fix: `RuntimeError` in one line, or a fault of our own.
         """
-        tries = OpeningTries(pause_s)
+        tries = OpeningTries()
         last: BaseException = KafkaError()
         while not tries.is_hopeless():
             await asyncio.sleep(tries.pause_s)
@@ -142,8 +137,7 @@ class PartitionOpener:
         if self._inherited is None:
             return []
         found = await self._inherited.read(processor.number, self._partition_count(), self._consumer())
-        processor.remember(found.counts, found.is_new, found.inherited)
-        processor.is_added = found.is_added
+        processor.remember(found.counts, found.is_new, found.inherited, found.is_added)
         return found.values
 
     def _new_processor(self, number: int) -> PartitionProcessor:

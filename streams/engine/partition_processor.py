@@ -115,22 +115,15 @@ class PartitionProcessor:
         """Topics that the handler waits for, see `caught_up`."""
 
     @property
-    def in_flight(self) -> int:
-        """Records taken and not finished, without those that wait on their topic."""
-        taken = sum(ledger.in_flight for ledger in self.ledgers.values()) - len(self._finished)
-        return taken - (self.handler.resting() if self.handler is not None else 0)
-
-    @property
     def waiting(self) -> bool:
         """Whether records wait in an inbox."""
         return any(self.inboxes.values())
 
-    def remember(self, counts: Sequence[int], is_new: bool, inherited: Sequence[Output]) -> None:
-        """Called before it opens. `counts`: the partition counts under which it was open; `is_new`: for the first time
-        under the last of them. `inherited`: rows of another partition, written with the first commit, which then holds
-        both.
-        """
-        self._counts = counts
+    def remember(
+        self, counts: Sequence[int], is_new: bool, inherited: Sequence[Output], is_added: bool = False
+    ) -> None:
+        """Called before it opens; see `Remembered`. `inherited` is written with the first commit, which then holds both."""
+        self._counts, self.is_added = counts, is_added
         self._log_news |= is_new and self.kept is not None
         self._inherited = list(inherited)
         self._waiting_bytes += sum(row.size + ROW_BYTES for row in inherited)

@@ -90,10 +90,6 @@ class PlanHandler:
             len(self._store.active) < limits.max_active and self._store.bytes < limits.max_active_bytes
         )
 
-    def resting(self) -> int:
-        """0: no record waits here. A plan under way is in the state; its record is finished."""
-        return 0
-
     def running(self) -> int:
         """0: nothing is called here."""
         return 0

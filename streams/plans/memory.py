@@ -150,7 +150,7 @@ class PlanStore:
         outputs += [self._recorder.forget(key, self._number) for key in self._gone]
         self._gone.clear()
         if (chunk := self.seen.flush()) is not None:
-            outputs.append(self._recorder.seen(chunk, self.seen.slots, self._number, now_ms))
+            outputs.append(self._recorder.seen(chunk, self._number, now_ms))
         return outputs
 
     def _write(self, active: Active, outputs: list[Output], now_ms: int) -> None:
@@ -188,7 +188,7 @@ class PlanStore:
                     continue
                 if memory.seen is not None:
                     digests = b64decode(memory.seen.digests, validate=True)
-                    chunks.append((Chunk(memory.seen.sequence, digests), memory.at))
+                    chunks.append((Chunk(memory.seen.sequence, digests, memory.seen.slot), memory.at))
             except (Rejected, NotBase64) as error:
                 log.warning("a record of the state topic cannot be read", partition=self._number, error=str(error))
                 continue

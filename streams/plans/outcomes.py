@@ -57,7 +57,7 @@ class PlanOutcomes:
         run, metrics = active.run, self._parts.metrics
         metrics.plans.labels(over.verdict.status).inc()
         metrics.active.dec()
-        metrics.duration.observe((now_ms - run.accepted_ms) / 1000)
+        metrics.duration.observe(run.age_ms(now_ms) / 1000)
         if active.origin is None:
             outputs = self._parts.recorder.ended(run, over, now_ms)
             return outputs, outputs[0].value or b""

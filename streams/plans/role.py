@@ -27,8 +27,6 @@ from streams.role import EngineRole, RoleParts
 from streams.rules.plans.records import STATE, PlanRecorder
 from streams.rules.plans.state_rows import belongs
 
-UNLIMITED = 1_000_000
-"""Records are finished as they are taken; how many plans are under way is limited by their handler."""
 WRAPPING_BYTES = 64 * 1024
 """Additional bytes of a plan on the state topic."""
 
@@ -108,7 +106,6 @@ class PlansRole(EngineRole[PlanHandler]):
         )
         self.engine = self.make_engine(
             lambda processor, kept: PlanHandler(processor, shared, kept),
-            max_in_flight=UNLIMITED,
             commit_interval_max_ms=settings.plans.commit_interval_max,
             event=shared.recorder.event,
             from_end=lambda kept: () if anything_under_way(kept, settings.app_id) else ("results",),

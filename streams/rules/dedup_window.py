@@ -34,10 +34,14 @@ def digest(scope: str, task_id: str) -> bytes:
 
 
 class Chunk(NamedTuple):
-    """Digests, joined, in the order they were added. `sequence` grows by one with each full chunk."""
+    """Digests, joined, in the order they were added. `sequence` grows by one with each full chunk.
+
+    `slot`: where it is written, in place of an older one; None: a row of before slots were written.
+    """
 
     sequence: int
     digests: bytes
+    slot: int | None = None
 
 
 def _bucket(digest: bytes) -> int:
@@ -72,7 +76,18 @@ class DedupWindow:
     False
     """
 
-    __slots__ = ("_fresh", "_generations", "_max", "_parts", "_sequence", "_tail", "_tail_ms", "_window_ms", "count")
+    __slots__ = (
+        "_fresh",
+        "_generations",
+        "_max",
+        "_parts",
+        "_sequence",
+        "_slot",
+        "_tail",
+        "_tail_ms",
+        "_window_ms",
+        "count",
+    )
 
     def __init__(self, window_ms: int, max_ids: int, parts: int = GENERATIONS) -> None:
         """At least `max_ids` are remembered, each for at least `window_ms`; a little more of both.
@@ -87,14 +102,14 @@ class DedupWindow:
         self._tail = b""
         self._tail_ms = 0
         self._sequence = 0
+        self._slot = 0
         self.count = 0
 
     @property
     def slots(self) -> int:
-        """How many chunks there are at most; chunk `n` replaces chunk `n - slots`."""
-        return (
-            self._max // CHUNK_IDS + self._parts + 3
-        )  # in slow traffic each part of the window ends with a small chunk
+        """How many chunks there are at most; the next one replaces the oldest."""
+        # In slow traffic each part of the window ends with a small chunk.
+        return self._max // CHUNK_IDS + self._parts + 3
 
     def has(self, digest: bytes, now_ms: int | None = None) -> bool:
         """Whether the id was added and is not forgotten. `now_ms`: its time has not passed either; without it the
@@ -110,8 +125,7 @@ class DedupWindow:
         """Add an id, also to the next `flush`."""
         if not self._fresh:
             if self._tail and (now_ms - self._tail_ms) * self._parts >= self._window_ms:
-                self._sequence += 1  # a chunk is as old as its newest id: old ids must not get its younger age
-                self._tail = b""
+                self._next_chunk()  # a chunk is as old as its newest id: old ids must not get its younger age
             if not self._tail:
                 self._tail_ms = now_ms
         self._fresh.append(digest)
@@ -121,24 +135,32 @@ class DedupWindow:
         """The chunk to write, with everything added since the last one; None if nothing was."""
         if not self._fresh:
             return None
-        chunk = Chunk(self._sequence, self._tail + b"".join(self._fresh))
+        chunk = Chunk(self._sequence, self._tail + b"".join(self._fresh), self._slot)
         self._fresh.clear()
         self._tail = chunk.digests
         if len(self._tail) >= CHUNK_IDS * DIGEST_BYTES:
-            self._sequence += 1
-            self._tail = b""
+            self._next_chunk()
         return chunk
 
     def restore(self, chunks: Iterable[tuple[Chunk, int]]) -> None:
         """Load what an earlier owner wrote: chunks with the time of writing, in any order. Only into an empty
         window.
         """
-        ordered = sorted(chunks)
+        ordered = sorted(chunks, key=lambda row: (row[0].sequence, row[1]))
         for chunk, at_ms in ordered:
             for at in range(0, len(chunk.digests), DIGEST_BYTES):
                 self._keep(chunk.digests[at : at + DIGEST_BYTES], at_ms)
         if ordered:
-            self._sequence = ordered[-1][0].sequence + 1
+            # Not the slot that follows from the sequence: the ring may have had another size, and the slot after the newest
+            # chunk holds the oldest one.
+            self._sequence, _, slot = ordered[-1][0]
+            self._slot = self._sequence % self.slots if slot is None else slot
+            self._next_chunk()
+
+    def _next_chunk(self) -> None:
+        self._sequence += 1
+        self._slot = self._slot + 1 if self._slot + 1 < self.slots else 0
+        self._tail = b""
 
     def _keep(self, digest: bytes, now_ms: int) -> None:
         generations = self._generations

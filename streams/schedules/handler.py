@@ -70,10 +70,6 @@ class ScheduleHandler:
         """Always true: a record takes only an entry in memory."""
         return True
 
-    def resting(self) -> int:
-        """0: no record is in flight here. A waiting task is in memory; its record is finished."""
-        return 0
-
     def running(self) -> int:
         """0: nothing is called here."""
         return 0

@@ -22,8 +22,6 @@ from streams.schedules.handler import ScheduleHandler
 from streams.schedules.parts import ScheduleParts
 from streams.schedules.reader import ScheduleReader
 
-UNLIMITED = 1_000_000
-"""Records are finished as they are taken."""
 RECORD_ROOM = 16 * 1024
 """Bytes of a batch on `tasks` reserved for the key and the headers beside a schedule's task."""
 
@@ -55,7 +53,6 @@ class SchedulesRole(EngineRole[ScheduleHandler]):
             lambda processor, kept: ScheduleHandler(
                 partition=processor, parts=shared, lying=reader.take(processor.number), kept=kept
             ),
-            max_in_flight=UNLIMITED,
             commit_interval_max_ms=settings.dispatch.commit_interval_max,
             event=shared.recorder.event,
             make_reader=lambda _options, _topic: reader,

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from schemas.codec import decode
 from schemas.exact_json import loads
 from schemas.messages import AgentRegistration, Plan, PlanResult
 from schemas.topics import INTAKE, PLAN_INTAKE
@@ -27,7 +28,7 @@ from streams.client.errors import failure_of
 from streams.client.handle import still_waiting
 from streams.client.plans import plan_request
 from streams.client.requests import Request, cancel_requests, task_request
-from streams.client.result import TaskResult, read_plan_result, read_result
+from streams.client.result import TaskResult, read_result
 from streams.client.times import Duration, Moment, seconds
 from streams.rules.records import Output
 from streams.settings import load
@@ -298,7 +299,7 @@ class VirtualTime:
             self._results.setdefault(result.task_id, result)
             self._arrived.set()
         elif topic == "plan-results":
-            plan_result = read_plan_result(output.value, output.headers)
+            plan_result = decode(PlanResult, output.value, output.headers)
             self._plan_results.setdefault(plan_result.plan_id, plan_result)
             self._arrived.set()
         elif topic == "events":

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agents_io.fakes.steps import hang
-from tests.contract.test_http_transport import MAKERS, Maker
+from tests.support.transport_makers import MAKERS, Maker
 from tests.support.wait import until
 
 

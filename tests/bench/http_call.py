@@ -92,7 +92,7 @@ class Whole:
 
 async def run(calls: int, in_flight: int, agents: int, port: int) -> None:
     """Measure our transport, our pool and bare aiohttp."""
-    transport = HttpTransport(max_connections=in_flight)
+    transport = HttpTransport(PooledTransport(max_connections=in_flight))
     limits = Limits(max_requests=100_000_000, max_concurrency=in_flight)
     endpoint = f"http://127.0.0.1:{port}"
     fleet = [AgentRegistration(id=f"a{n}", endpoint=endpoint, limits=limits) for n in range(agents)]

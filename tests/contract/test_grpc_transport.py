@@ -1,61 +1,34 @@
-"""gRPC's own: the request's fields, the table of statuses, lines that fail, health, TLS, streams, the loop's colours."""
+"""Calls over gRPC: the fields and metadata of the request, the table of statuses, what is kept of an answer."""
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
-import time
-from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
-import uvloop
 from google.protobuf.json_format import MessageToDict
 
 from agents_io.errors import (
     AgentError,
     BadResponse,
-    CallTimeout,
     ClientError,
     ConnectionFailed,
     InternalError,
     ServerError,
     Unsupported,
 )
-from agents_io.fakes.steps import Step, answer, compute, hang, huge, raw, reset, status
+from agents_io.fakes.steps import answer, compute, huge, raw, status
 from agents_io.grpc.rules.payload import parse_result
 from agents_io.grpc.status import TABLE, status_error
 from agents_io.protocols.grpc.endpoint import endpoint_of
-from agents_io.protocols.grpc.fake import GrpcFakeAgent
 from agents_io.protocols.grpc.transport import GrpcTransport
-from agents_io.tls import TlsFiles
 from agents_io.transport import Call
 from schemas.messages import AgentRegistration, SecretRef
-from schemas.pb.confidence_pb2 import AgentRequest, ConfidenceResult, Health
-from tests.support.health import is_well
-from tests.support.transport_rig import TransportRig, running
-from tests.support.wait import until
-
-CERTS = Path(__file__).parent.parent / "support" / "tls"
-CA = {"caFile": str(CERTS / "authority.pem")}
-CLIENT = {"certFile": str(CERTS / "client.pem"), "keyFile": str(CERTS / "client.key")}
-
-
-CALL = Call("t1", "k1", b"{}", 10.0, (("traceparent", "00-1-2-01"),), "p")
-
-
-def rig_of(
-    *steps: Step, options: dict[str, Any] | None = None, **fake: Any
-) -> AbstractAsyncContextManager[TransportRig]:
-    """A fake gRPC agent and the transport."""
-    return running(GrpcFakeAgent(steps, **fake), GrpcTransport(**(options or {})), CALL)
-
-
-# --- what is sent ------------------------------------------------------------------------------------------------------
+from schemas.pb.confidence_pb2 import AgentRequest, ConfidenceResult
+from tests.support.grpc_rig import rig_of
 
 
 @pytest.mark.parametrize(
@@ -98,6 +71,17 @@ async def test_metadata_on_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
         assert seen["user-agent"].startswith("parallax-streams ")
 
 
+async def test_api_key_in_metadata_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names are lower case in gRPC; some cannot be had."""
+    monkeypatch.setenv("AGENT_KEY", "k3y")
+    async with rig_of(answer()) as rig:
+        await rig.call(auth=SecretRef(env="AGENT_KEY", scheme="header", header="X-Api-Key"))
+        assert rig.fake.calls[0].headers["x-api-key"] == "k3y"
+        assert "authorization" not in rig.fake.calls[0].headers
+        with pytest.raises(Unsupported, match="gRPC metadata"):
+            await rig.call(auth=SecretRef(env="AGENT_KEY", scheme="header", header="grpc-timeout"))
+
+
 async def test_payload_nested_too_deep_for_protocol_buffers_makes_no_call() -> None:
     """The agent could not read it, and is not blamed."""
     deep = b'{"data":' * 40 + b"1" + b"}" * 40
@@ -107,7 +91,21 @@ async def test_payload_nested_too_deep_for_protocol_buffers_makes_no_call() -> N
         assert len(rig.fake.calls) == 0
 
 
-# --- what comes back ---------------------------------------------------------------------------------------------------
+async def test_task_above_the_agents_own_cap_is_the_callers_fault() -> None:
+    """Not a rate limit: the same task will never fit."""
+    async with rig_of(answer(), max_request_bytes=1000) as rig:
+        with pytest.raises(ClientError, match="larger than the agent accepts"):
+            await rig.call(body=b'"' + b"x" * 5000 + b'"')
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["grpc://h", "grpc://h:0x1", "grpc://:70", "grpc://h:70/path", "unix:///tmp/x", "grpc://u@h:1", "grpc://h:99999"],
+)
+def test_endpoint_that_is_none_blames_the_registration(text: str) -> None:
+    """Also one that would make gRPC resolve something else than a host."""
+    with pytest.raises(Unsupported, match="endpoint"):
+        endpoint_of(text)
 
 
 @pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
@@ -226,13 +224,6 @@ async def test_compressed_answer_is_refused() -> None:
             await rig.call()
 
 
-async def test_task_above_the_agents_own_cap_is_the_callers_fault() -> None:
-    """Not a rate limit: the same task will never fit."""
-    async with rig_of(answer(), max_request_bytes=1000) as rig:
-        with pytest.raises(ClientError, match="larger than the agent accepts"):
-            await rig.call(body=b'"' + b"x" * 5000 + b'"')
-
-
 async def test_secret_an_agent_echoes_is_in_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the details of a status, or in an answer that is none."""
     monkeypatch.setenv("AGENT_TOKEN", "canary-123")
@@ -250,242 +241,6 @@ async def test_wrong_token_is_the_callers_fault() -> None:
         for name in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
             with pytest.raises(ClientError, match=name):
                 await rig.call()
-
-
-# --- lines -------------------------------------------------------------------------------------------------------------
-
-
-async def test_nobody_listens_is_told_at_once_and_an_agent_that_is_back_is_called_at_once() -> None:
-    """gRPC's reconnect back-off (a second, then more) stands between neither."""
-    async with GrpcFakeAgent() as fake:
-        port = fake._port
-    transport = GrpcTransport()
-    agent = AgentRegistration(id="a", endpoint=f"grpc://127.0.0.1:{port}")
-    for _ in range(4):
-        begun = time.monotonic()
-        with pytest.raises(ConnectionFailed):
-            await transport.call(agent, Call("t", "t", b"{}", 20.0))
-        assert time.monotonic() - begun < 5
-    async with GrpcFakeAgent(port=port):
-        answers = await asyncio.gather(*(transport.call(agent, Call("t", "t", b"{}", 20.0)) for _ in range(5)))
-        assert [found.value for found in answers] == ["ok"] * 5
-    await transport.close()
-
-
-async def test_line_that_is_cut_fails_every_call_on_it_and_the_next_has_another() -> None:
-    """Also those that were only waiting."""
-    async with rig_of(hang(times=5), answer()) as rig:
-        calls = [asyncio.create_task(rig.call(timeout_s=60)) for _ in range(5)]
-        await until(lambda: rig.fake.in_flight == 5)
-        rig.fake.cut()
-        outcomes = await asyncio.gather(*calls, return_exceptions=True)
-        assert [type(outcome) for outcome in outcomes] == [ConnectionFailed] * 5
-        assert (await rig.call()).value == "ok"
-        assert rig.fake.connections == 2
-
-
-async def test_timeout_gives_the_next_call_a_line_of_its_own() -> None:
-    """The agent's host may have gone without a word; those under way on the old line are left alone."""
-    async with rig_of(hang(times=1), answer(delay_s=0.5, times=1), answer("new")) as rig:
-        with_the_first = asyncio.create_task(rig.call(timeout_s=0.2))
-        await until(lambda: rig.fake.in_flight == 1)
-        second = asyncio.create_task(rig.call())
-        with pytest.raises(CallTimeout):
-            await with_the_first
-        assert (await rig.call()).value == "new"
-        assert (await second).value == "ok"
-        assert rig.fake.connections == 2
-        await until(lambda: rig.fake.open_connections == 1)
-
-
-async def test_one_line_for_all_calls_to_one_endpoint() -> None:
-    """Twenty at once, twenty one by one."""
-    async with rig_of(answer(delay_s=0.02)) as rig:
-        await asyncio.gather(*(rig.call() for _ in range(20)))
-        for _ in range(20):
-            await rig.call()
-        assert (rig.fake.connections, len(rig.transport.channels)) == (1, 1)
-
-
-async def test_lines_are_bounded_and_idle_ones_closed() -> None:
-    """The oldest idle line makes room; a line nobody used for a while is closed when another is given back."""
-    fakes = [GrpcFakeAgent() for _ in range(3)]
-    for fake in fakes:
-        await fake.__aenter__()
-    transport = GrpcTransport(max_channels=2, idle_s=0.3)
-    agents = [AgentRegistration(id=fake.endpoint, endpoint=fake.endpoint) for fake in fakes]
-    for agent in agents:
-        await transport.call(agent, Call("t", "t", b"{}", 10.0))
-    assert len(transport.channels) == 2
-    await until(lambda: fakes[0].open_connections == 0)
-    await asyncio.sleep(0.4)
-    await transport.call(agents[0], Call("t", "t", b"{}", 10.0))
-    assert len(transport.channels) == 1
-    await until(lambda: fakes[1].open_connections + fakes[2].open_connections == 0)
-    await transport.close()
-    for fake in fakes:
-        await fake.__aexit__(None, None, None)
-
-
-async def test_closing_the_transport_beneath_a_call_is_an_error_of_the_call() -> None:
-    """Not a cancellation nobody asked for."""
-    async with rig_of(hang()) as rig:
-        call = asyncio.create_task(rig.call(timeout_s=60))
-        await until(lambda: rig.fake.in_flight == 1)
-        await rig.transport.close()
-        with pytest.raises(ConnectionFailed, match="closed"):
-            await call
-
-
-async def test_reset_is_a_failed_connection_also_in_a_stream() -> None:
-    """With some results read already."""
-    async with rig_of(reset(after_bytes=1, times=1), answer("last")) as rig:
-        with pytest.raises(ConnectionFailed):
-            await rig.call(metadata={"stream": True})
-        assert (await rig.call(metadata={"stream": True})).value == "last"
-
-
-async def test_a_stream_without_end_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only so many results are read; the agent sees the stream end."""
-    monkeypatch.setattr("agents_io.protocols.grpc.transport.MAX_RESULTS", 3)
-    async with rig_of(Step("drip")) as rig:
-        with pytest.raises(AgentError, match="more than 3 results") as kept:
-            await rig.call(timeout_s=60, metadata={"stream": True})
-        await until(lambda: rig.fake.calls[0].ended == "closed")
-        assert kept.value.code == "too_large"
-
-
-# --- health and capabilities -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("said", "well"),
-    [(Health.HEALTHY, True), (Health.DEGRADED, True), (Health.UNHEALTHY, False), (Health.UNKNOWN, False)],
-)
-async def test_health_by_the_agents_own_check(said: Health.Status, well: bool) -> None:
-    """What it says of itself."""
-    async with rig_of() as rig:
-        rig.fake.status = said
-        assert await is_well(rig.transport, rig.agent, 5.0) is well
-
-
-async def test_health_by_the_standard_service() -> None:
-    """Where the agent has no check of its own."""
-    async with rig_of(health_by="standard") as rig:
-        assert await is_well(rig.transport, rig.agent, 5.0)
-        rig.fake.healthy = False
-        assert not await is_well(rig.transport, rig.agent, 5.0)
-
-
-async def test_health_of_an_agent_that_has_no_check_is_not_known() -> None:
-    """That is no illness."""
-    async with rig_of(health_by="none") as rig:
-        with pytest.raises(Unsupported, match="no health check"):
-            await rig.transport.check_health(rig.agent, 5.0)
-
-
-async def test_nobody_there_is_not_healthy() -> None:
-    """And it does not raise."""
-    async with rig_of() as rig:
-        pass
-    transport = GrpcTransport()
-    assert not await is_well(transport, rig.agent, 2.0)
-    await transport.close()
-
-
-async def test_capabilities() -> None:
-    """For whoever registers it."""
-    async with rig_of(capabilities=["sum", "sort"]) as rig:
-        skills = await rig.transport.capabilities(rig.agent, 5.0)
-        assert (skills.name, skills.capabilities, skills.scores["sum"]) == ("Fake", ("sum", "sort"), 0.5)
-
-
-# --- TLS and keys ------------------------------------------------------------------------------------------------------
-
-
-def behind_tls(*, wants_client: bool = False) -> grpc.ServerCredentials:
-    """What a server for 127.0.0.1 shows, and whether it wants to be shown something."""
-    pair = [((CERTS / "server.key").read_bytes(), (CERTS / "server.pem").read_bytes())]
-    authority = (CERTS / "authority.pem").read_bytes() if wants_client else None
-    return grpc.ssl_server_credentials(pair, authority, wants_client)
-
-
-async def test_tls_by_the_files_of_the_settings_or_of_the_registration() -> None:
-    """An agent nobody vouches for is not called."""
-    files = TlsFiles(ca_file=CA["caFile"])
-    async with rig_of(answer(), options={"tls": files}, credentials=behind_tls()) as rig:
-        assert rig.agent.endpoint.startswith("grpcs://")
-        assert (await rig.call()).value == "ok"
-        with pytest.raises(ConnectionFailed, match=r"CERTIFICATE_VERIFY_FAILED|certificate verify failed"):
-            await rig.call(metadata={"tls": {"caFile": str(CERTS / "stranger.pem")}})
-        assert len(rig.fake.calls) == 1
-    async with rig_of(answer(), credentials=behind_tls()) as rig:
-        assert (await rig.call(metadata={"tls": CA})).value == "ok"
-        with pytest.raises(ConnectionFailed):
-            await rig.call()
-        with pytest.raises(Unsupported, match="no/such"):
-            await rig.call(metadata={"tls": {"caFile": "no/such"}})
-
-
-async def test_client_certificate() -> None:
-    """An agent that talks to nobody without one."""
-    async with rig_of(answer(), credentials=behind_tls(wants_client=True)) as rig:
-        assert (await rig.call(metadata={"tls": CA | CLIENT})).value == "ok"
-        with pytest.raises(ConnectionFailed):
-            await rig.call(metadata={"tls": CA})
-
-
-async def test_a_certificate_that_changes_on_disk_is_used_from_the_next_call_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By a channel of its own; no restart."""
-    monkeypatch.setattr("agents_io.tls.RECHECK_S", 0.0)
-    authority = tmp_path / "authority.pem"
-    authority.write_bytes((CERTS / "stranger.pem").read_bytes())
-    async with rig_of(answer(), credentials=behind_tls()) as rig:
-        with pytest.raises(ConnectionFailed):
-            await rig.call(metadata={"tls": {"caFile": str(authority)}})
-        authority.write_bytes((CERTS / "authority.pem").read_bytes())
-        for _ in range(3):
-            assert (await rig.call(metadata={"tls": {"caFile": str(authority)}})).value == "ok"
-        assert len(rig.transport.channels) == 1
-
-
-async def test_api_key_in_metadata_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names are lower case in gRPC; some cannot be had."""
-    monkeypatch.setenv("AGENT_KEY", "k3y")
-    async with rig_of(answer()) as rig:
-        await rig.call(auth=SecretRef(env="AGENT_KEY", scheme="header", header="X-Api-Key"))
-        assert rig.fake.calls[0].headers["x-api-key"] == "k3y"
-        assert "authorization" not in rig.fake.calls[0].headers
-        with pytest.raises(Unsupported, match="gRPC metadata"):
-            await rig.call(auth=SecretRef(env="AGENT_KEY", scheme="header", header="grpc-timeout"))
-
-
-# --- the loop, and this machine ----------------------------------------------------------------------------------------
-
-
-def test_on_uvloop() -> None:
-    """The worker's loop: answers, timeouts, cancelling and streams are the same there."""
-
-    async def all_of_it() -> None:
-        async with rig_of(answer(times=2), hang(times=2), answer()) as rig:
-            assert (await rig.call()).value == "ok"
-            assert (await rig.call(metadata={"stream": True})).value == "ok"
-            with pytest.raises(CallTimeout):
-                await rig.call(timeout_s=0.2)
-            await until(lambda: rig.fake.calls[-1].ended == "closed")
-            task = asyncio.create_task(rig.call(timeout_s=60))
-            await until(lambda: rig.fake.in_flight == 1)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            await until(lambda: rig.fake.in_flight == 0)
-            answers = await asyncio.gather(*(rig.call() for _ in range(20)))
-            assert len(answers) == 20
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(all_of_it())
 
 
 @pytest.mark.parametrize(
@@ -507,16 +262,3 @@ def test_commands_that_need_no_grpc_do_not_load_it() -> None:
     modules = "streams.cli.main, streams.cli.agents, agents_io.protocols.registration_check"
     code = f"import sys, {modules}; sys.exit(any(name in sys.modules for name in ('grpc', 'google')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-# --- endpoints ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["grpc://h", "grpc://h:0x1", "grpc://:70", "grpc://h:70/path", "unix:///tmp/x", "grpc://u@h:1", "grpc://h:99999"],
-)
-def test_endpoint_that_is_none_blames_the_registration(text: str) -> None:
-    """Also one that would make gRPC resolve something else than a host."""
-    with pytest.raises(Unsupported, match="endpoint"):
-        endpoint_of(text)

@@ -1,7 +1,7 @@
 """What each protocol's own ways to fail mean: code, whether another try may help, whether the agent is blamed.
 
 `TABLE` is the table of the docs. What all protocols over HTTP share (statuses, connections, sizes, JSON) is in
-`test_http_transport.py`, which runs over each of them.
+`test_every_transport.py`, which runs over each of them.
 """
 
 from __future__ import annotations

@@ -1,12 +1,8 @@
-"""`parallax agents add` without a protocol, and `parallax agents probe`, against the embedded broker and agents of many kinds."""
+"""`parallax agents` against the embedded broker: `add`, `ls`, `rm`, `circuit`, and `probe` of agents of many kinds."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import orjson
-import pytest
 
 from agents_io.fakes.http import FakeAgent
 from agents_io.fakes.steps import answer
@@ -14,17 +10,60 @@ from agents_io.protocols.a2a.fake import FakeA2a
 from agents_io.protocols.mcp.fake import FakeMcp
 from agents_io.protocols.openai.fake import FakeChat
 from streams.broker.client import send_keyed
-from streams.broker.embedded import EmbeddedBroker
-from streams.broker.topics_admin import apply
-from tests.pipeline.test_cli import Cli
+from tests.support.cli import Cli, as_lines
+from tests.support.cli import cli as cli
+from tests.support.cli import ready as ready
 
 
-@pytest.fixture
-async def ready(embedded: EmbeddedBroker, settings_for: Any, tmp_path: Path) -> Cli:
-    """The command line, with all topics."""
-    cli = Cli(settings_for(embedded), tmp_path)
-    await apply(cli.settings, partitions=2)
-    return cli
+async def test_agents_come_and_go(ready: Cli) -> None:
+    """add prints what it wrote, ls finds it, rm removes it, a second rm exits 4."""
+    added = await ready(
+        "agents", "add", "a1", "http://127.0.0.1:9/x", "--capability", "text", "--capability", "math",
+        "--max-requests", "7", "--window", "30s", "--max-concurrency", "2", "-o", "json",
+    )  # fmt: skip
+    assert added.code == 0, added.err
+    wanted = {
+        "id": "a1",
+        "endpoint": "http://127.0.0.1:9/x",
+        "capabilities": ["text", "math"],
+        "limits": {"maxRequests": 7, "windowMs": 30_000, "maxConcurrency": 2},
+    }
+    assert orjson.loads(added.out) == [wanted]
+    assert (await ready("agents", "ls", "-o", "jsonl")).lines() == [wanted]
+    assert "30s" in (await ready("agents", "ls")).out
+    assert (await ready("agents", "circuit", "a1", "shut")).code == 2
+    assert (await ready("agents", "circuit", "nobody", "open")).code == 4
+    assert (await ready("agents", "circuit", "a1", "open", "-o", "jsonl")).lines() == [{"id": "a1", "mode": "open"}]
+    assert (await ready("agents", "ls", "-o", "jsonl")).lines() == [wanted | {"breaker": {"mode": "open"}}]
+    assert (await ready("agents", "rm", "a1")).code == 0
+    assert (await ready("agents", "ls", "-o", "json")).out.strip() == "[]"
+    gone = await ready("agents", "rm", "a1")
+    assert (gone.code, gone.out) == (4, "")
+
+
+async def test_agents_from_a_file_are_all_or_none(ready: Cli) -> None:
+    """A bad line names its number, field and reason, and nothing is registered."""
+    good = {"id": "a1", "endpoint": "http://h:1"}
+    file = ready.directory / "agents.jsonl"
+    file.write_bytes(as_lines(good, {"id": "a2", "endpoint": "nowhere"}))
+    refused = await ready("agents", "add", "--file", str(file))
+    assert refused.code == 2
+    assert "line 2: endpoint" in refused.err
+    assert (await ready("agents", "ls", "-o", "json")).out.strip() == "[]"
+    file.write_bytes(as_lines(good, {"id": "a2", "endpoint": "grpc://h:2"}))
+    assert (await ready("agents", "add", "--file", str(file))).code == 0
+    assert [row["id"] for row in (await ready("agents", "ls", "-o", "jsonl")).lines()] == ["a1", "a2"]
+
+
+async def test_an_agent_whose_lease_ended_is_not_listed_and_can_be_removed(ready: Cli) -> None:
+    """Its registration is only remembered, in case it comes back."""
+    lease = {"id": "x.gone", "ttl": 1000, "expires": 1_700_000_000_000, "ended": 1_700_000_002_001}
+    file = ready.directory / "agents.jsonl"
+    gone = {"id": "gone", "endpoint": "grpc://h:1", "metadata": {"lease": lease}}
+    file.write_bytes(as_lines(gone, {"id": "here", "endpoint": "grpc://h:2"}))
+    assert (await ready("agents", "add", "--file", str(file))).code == 0
+    assert [row["id"] for row in (await ready("agents", "ls", "-o", "jsonl")).lines()] == ["here"]
+    assert (await ready("agents", "rm", "gone")).code == 0
 
 
 async def test_add_asks_the_address_what_is_there(ready: Cli) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -16,23 +15,15 @@ from aiokafka import AIOKafkaProducer
 from schemas.topics import full_name
 from streams.broker.client import Record, catalog, read_all, reading
 from streams.broker.dlq_reader import last_offsets, read_until
-from streams.broker.embedded import EmbeddedBroker
 from streams.broker.kafka import client_options, start
-from streams.broker.topics_admin import apply
 from streams.rules.records import Output, Recorder
 from streams.rules.source_record import SourceRecord
-from tests.pipeline.test_cli import Cli
+from tests.support.cli import Cli
+from tests.support.cli import cli as cli
+from tests.support.cli import ready as ready
 
 NOW_MS = 1_795_354_620_123
 TIME = "2026-11-22T13:37:00.123Z"
-
-
-@pytest.fixture
-async def cli(embedded: EmbeddedBroker, settings_for: Any, tmp_path: Path) -> Cli:
-    """The command line, with all topics of two partitions."""
-    found = Cli(settings_for(embedded), tmp_path)
-    await apply(found.settings, partitions=2)
-    return found
 
 
 @asynccontextmanager
@@ -78,28 +69,31 @@ async def records(cli: Cli, topic: str) -> list[Record]:
     return [record async for record in read_all(cli.settings, topic)]
 
 
-async def test_no_letters_are_an_empty_list(cli: Cli) -> None:
+async def test_no_letters_are_an_empty_list(ready: Cli) -> None:
     """Exit 0; stdout is a table without rows, an empty array, nothing."""
     table, json, jsonl, one = await asyncio.gather(
-        cli("dlq", "ls"), cli("dlq", "ls", "-o", "json"), cli("dlq", "ls", "-o", "jsonl"), cli("dlq", "ls", "tasks")
+        ready("dlq", "ls"),
+        ready("dlq", "ls", "-o", "json"),
+        ready("dlq", "ls", "-o", "jsonl"),
+        ready("dlq", "ls", "tasks"),
     )
     assert [ended.code for ended in (table, json, jsonl, one)] == [0, 0, 0, 0]
     assert table.out.split() == ["PLACE", "FROM", "TIME", "STAGE", "REASON"]
     assert (json.lines(), jsonl.out) == ([[]], "")
     assert "no dead letters" in table.err
-    nothing = await cli("dlq", "replay", "--all")
+    nothing = await ready("dlq", "replay", "--all")
     assert (nothing.code, nothing.out) == (0, "")
 
 
-async def test_ls_tells_where_from_when_and_why(cli: Cli) -> None:
+async def test_ls_tells_where_from_when_and_why(ready: Cli) -> None:
     """All topics or one, ours and others', bounded by --max."""
-    prefix = cli.settings.topic_prefix
+    prefix = ready.settings.topic_prefix
     foreign = Output(
         "dlq.sink", b"k", b"v", [("__connect.errors.topic", b"orders"), ("__connect.errors.exception.message", b"no")]
     )
-    await lay(cli, [refused(cli, "tasks", 41, b"{nope", reason="two\nlines \x1b[2J"), foreign])
-    await lay(cli, [refused(cli, "data-points", 7, b"{}", stage="validate")], partition=1)
-    listed = await cli("dlq", "ls", "-o", "jsonl")
+    await lay(ready, [refused(ready, "tasks", 41, b"{nope", reason="two\nlines \x1b[2J"), foreign])
+    await lay(ready, [refused(ready, "data-points", 7, b"{}", stage="validate")], partition=1)
+    listed = await ready("dlq", "ls", "-o", "jsonl")
     rows = {row["place"]: row for row in listed.lines()}
     tasks = rows[f"dlq.{prefix}tasks/0/0"]
     assert listed.code == 0
@@ -107,12 +101,12 @@ async def test_ls_tells_where_from_when_and_why(cli: Cli) -> None:
     assert (tasks["from"], tasks["time"], tasks["stage"]) == (f"{prefix}tasks/1/41", TIME, "decode")
     assert (tasks["family"], tasks["key"], tasks["bytes"], tasks["replayed"]) == ("parallax", "a1", 5, 0)
     assert (rows[f"dlq.{prefix}sink/0/0"]["from"], rows[f"dlq.{prefix}sink/0/0"]["reason"]) == ("orders/?/?", "no")
-    one = await cli("dlq", "ls", "data-points", "-o", "json")
+    one = await ready("dlq", "ls", "data-points", "-o", "json")
     assert [row["stage"] for row in orjson.loads(one.out)] == ["validate"]
-    table = await cli("dlq", "ls", "tasks")
+    table = await ready("dlq", "ls", "tasks")
     assert f"{prefix}tasks/1/41  {TIME}  decode  two lines \\x1b[2J" in table.out
-    assert len((await cli("dlq", "ls", "--max", "2", "-o", "jsonl")).lines()) == 2
-    unknown = await cli("dlq", "ls", "nosuch")
+    assert len((await ready("dlq", "ls", "--max", "2", "-o", "jsonl")).lines()) == 2
+    unknown = await ready("dlq", "ls", "nosuch")
     assert (unknown.code, unknown.out) == (2, "")
     assert "no such dead-letter topic" in unknown.err
 
@@ -126,11 +120,12 @@ async def test_ls_tells_where_from_when_and_why(cli: Cli) -> None:
         (None, "none", None, "(none)"),
     ],
 )
-async def test_show_has_everything(cli: Cli, value: bytes | None, kind: str, shown: Any, text: str) -> None:
+async def test_show_has_everything(ready: Cli, value: bytes | None, kind: str, shown: Any, text: str) -> None:
     """Headers and the value as JSON, text or hexadecimal digits."""
-    await lay(cli, [refused(cli, "tasks", 41, value)])
+    await lay(ready, [refused(ready, "tasks", 41, value)])
     as_json, as_text = await asyncio.gather(
-        cli("dlq", "show", "tasks/0/0", "-o", "jsonl"), cli("dlq", "show", f"dlq.{cli.settings.topic_prefix}tasks/0/0")
+        ready("dlq", "show", "tasks/0/0", "-o", "jsonl"),
+        ready("dlq", "show", f"dlq.{ready.settings.topic_prefix}tasks/0/0"),
     )
     (found,) = as_json.lines()
     assert (found["valueIs"], found["value"], found["stage"]) == (kind, shown, "decode")
@@ -140,26 +135,26 @@ async def test_show_has_everything(cli: Cli, value: bytes | None, kind: str, sho
     assert "reason: value: is not JSON\n" in as_text.out
 
 
-async def test_each_letter_of_a_batch_is_found_and_none_beyond(cli: Cli) -> None:
+async def test_each_letter_of_a_batch_is_found_and_none_beyond(ready: Cli) -> None:
     """Also the last ones, whose offsets the embedded broker's end does not cover; exit 4 where there is none."""
-    await lay(cli, [refused(cli, "tasks", n, b"%d" % n) for n in range(5)])
-    shown = await asyncio.gather(*(cli("dlq", "show", f"tasks/0/{n}", "-o", "jsonl") for n in (0, 3, 4)))
+    await lay(ready, [refused(ready, "tasks", n, b"%d" % n) for n in range(5)])
+    shown = await asyncio.gather(*(ready("dlq", "show", f"tasks/0/{n}", "-o", "jsonl") for n in (0, 3, 4)))
     assert [ended.lines()[0]["value"] for ended in shown] == [0, 3, 4]
     places = ("tasks/0/5", "tasks/1/0", "tasks/9/0", "nosuch/0/0", "plans/0/0", "tasks/0/999999999999")
-    for ended in await asyncio.gather(*(cli("dlq", "show", place) for place in places)):
+    for ended in await asyncio.gather(*(ready("dlq", "show", place) for place in places)):
         assert (ended.code, ended.out) == (4, "")
         assert "there is no dead letter" in ended.err
 
 
-async def test_replay_sends_back_what_came(cli: Cli) -> None:
+async def test_replay_sends_back_what_came(ready: Cli) -> None:
     """Bytes, key and own headers as they were, the marks gone, the replays counted; --dry-run sends nothing."""
     again = (("ce_id", b"e1"), ("parallax-replayed", b"2"), ("mine", b"\xff\x00"))
-    await lay(cli, [refused(cli, "tasks", 0, b"x"), refused(cli, "parked", 41, b'{"id":1}', headers=again)])
-    dry = await cli("dlq", "replay", "parked/0/0", "--dry-run")
+    await lay(ready, [refused(ready, "tasks", 0, b"x"), refused(ready, "parked", 41, b'{"id":1}', headers=again)])
+    dry = await ready("dlq", "replay", "parked/0/0", "--dry-run")
     assert (dry.code, "would be replayed to" in dry.out) == (0, True)
-    assert await records(cli, "tasks") == []
-    done = await cli("dlq", "replay", "parked/0/0", "parked/0/0", "-o", "jsonl")
-    prefix = cli.settings.topic_prefix
+    assert await records(ready, "tasks") == []
+    done = await ready("dlq", "replay", "parked/0/0", "parked/0/0", "-o", "jsonl")
+    prefix = ready.settings.topic_prefix
     assert (done.code, len(done.lines())) == (0, 1)
     assert done.lines()[0] == {
         "place": f"dlq.{prefix}parked/0/0",
@@ -168,76 +163,76 @@ async def test_replay_sends_back_what_came(cli: Cli) -> None:
         "count": 3,
         "reason": None,
     }
-    (record,) = await records(cli, "tasks")
+    (record,) = await records(ready, "tasks")
     assert (record.key, record.value) == (b"a1", b'{"id":1}')
     assert record.headers == (("ce_id", b"e1"), ("mine", b"\xff\x00"), ("parallax-replayed", b"3"))
 
 
-async def test_a_place_without_a_letter_stops_all(cli: Cli) -> None:
+async def test_a_place_without_a_letter_stops_all(ready: Cli) -> None:
     """Exit 4, and the letters that are there are not sent."""
-    await lay(cli, [refused(cli, "tasks", 0, b"x")])
-    ended = await cli("dlq", "replay", "tasks/0/0", "tasks/0/1")
+    await lay(ready, [refused(ready, "tasks", 0, b"x")])
+    ended = await ready("dlq", "replay", "tasks/0/0", "tasks/0/1")
     assert (ended.code, ended.out) == (4, "")
     assert "tasks/0/1; nothing was sent" in ended.err
-    assert await records(cli, "tasks") == []
+    assert await records(ready, "tasks") == []
 
 
-async def test_what_cannot_go_back_is_told_and_the_rest_goes(cli: Cli) -> None:
+async def test_what_cannot_go_back_is_told_and_the_rest_goes(ready: Cli) -> None:
     """Exit 1: a value that was left out, no origin, a topic that is not there (and is not made)."""
-    large = refused(cli, "tasks", 3, b"x" * 70_000).fallback
+    large = refused(ready, "tasks", 3, b"x" * 70_000).fallback
     assert large is not None
     lost = Output("dlq.tasks", b"k", b"v", [("__dlq.errors.topic", b"gone.orders")])
     blank = Output("dlq.tasks", b"k", b"v", [("a", b"b")])
-    await lay(cli, [large, refused(cli, "tasks", 4, b"good"), lost, blank])
-    ended = await cli("dlq", "replay", "--all", "tasks", "-o", "json")
+    await lay(ready, [large, refused(ready, "tasks", 4, b"good"), lost, blank])
+    ended = await ready("dlq", "replay", "--all", "tasks", "-o", "json")
     assert ended.code == 1
     rows = orjson.loads(ended.out)
     assert [row["status"] for row in rows] == ["failed", "replayed", "failed", "failed"]
     assert "70000 bytes was too large" in rows[0]["reason"]
     assert "gone.orders" in rows[2]["reason"]
     assert "no header names" in rows[3]["reason"]
-    assert [record.value for record in await records(cli, "tasks")] == [b"good"]
-    assert "gone.orders" not in await catalog(cli.settings)
+    assert [record.value for record in await records(ready, "tasks")] == [b"good"]
+    assert "gone.orders" not in await catalog(ready.settings)
 
 
-async def test_all_ends_although_every_letter_comes_back(cli: Cli) -> None:
+async def test_all_ends_although_every_letter_comes_back(ready: Cli) -> None:
     """With a pipeline that refuses each again at once, each dead letter there at the start is sent once."""
 
     async def refuse_again() -> None:
         offset = 100
         async for record in reader.follow():
             offset += 1
-            await lay(cli, [refused(cli, "tasks", offset, record.value, headers=record.headers)], offset % 2)
+            await lay(ready, [refused(ready, "tasks", offset, record.value, headers=record.headers)], offset % 2)
 
-    await lay(cli, [refused(cli, "tasks", n, b"%d" % n) for n in range(6)])
-    async with reading(cli.settings, "tasks", from_beginning=False) as reader:
+    await lay(ready, [refused(ready, "tasks", n, b"%d" % n) for n in range(6)])
+    async with reading(ready.settings, "tasks", from_beginning=False) as reader:
         refusing = asyncio.create_task(refuse_again())
         try:
-            ended = await cli("dlq", "replay", "--all", "-o", "jsonl")
+            ended = await ready("dlq", "replay", "--all", "-o", "jsonl")
         finally:
             refusing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await refusing
     assert ended.code == 0
     assert [row["count"] for row in ended.lines()] == [1] * 6
-    assert sorted(record.value or b"" for record in await records(cli, "tasks")) == [b"%d" % n for n in range(6)]
+    assert sorted(record.value or b"" for record in await records(ready, "tasks")) == [b"%d" % n for n in range(6)]
 
 
-async def test_letters_that_come_later_are_not_in_all(cli: Cli) -> None:
+async def test_letters_that_come_later_are_not_in_all(ready: Cli) -> None:
     """The bound is where each partition ended at the start, in the middle of what is read then."""
-    topic = f"dlq.{cli.settings.topic_prefix}tasks"
-    await lay(cli, [refused(cli, "tasks", n, b"first") for n in range(3)])
-    last = await last_offsets(cli.settings, [topic])
+    topic = f"dlq.{ready.settings.topic_prefix}tasks"
+    await lay(ready, [refused(ready, "tasks", n, b"first") for n in range(3)])
+    last = await last_offsets(ready.settings, [topic])
     for partition in (0, 1):
-        await lay(cli, [refused(cli, "tasks", n, b"later") for n in range(3)], partition)
-    found = [(str(place), record.value) async for place, record in read_until(cli.settings, last)]
+        await lay(ready, [refused(ready, "tasks", n, b"later") for n in range(3)], partition)
+    found = [(str(place), record.value) async for place, record in read_until(ready.settings, last)]
     assert found == [(f"{topic}/0/{n}", b"first") for n in range(3)]
 
 
 @pytest.mark.parametrize(
     "arguments", ["replay", "replay --all tasks plans", "replay --all tasks/0/0", "replay tasks", "show tasks/0"]
 )
-async def test_usage(cli: Cli, arguments: str) -> None:
+async def test_usage(ready: Cli, arguments: str) -> None:
     """One line and exit 2 for what does not say which letter."""
-    ended = await cli("dlq", *arguments.split())
+    ended = await ready("dlq", *arguments.split())
     assert (ended.code, ended.out, len(ended.err.splitlines())) == (2, "", 1)

@@ -14,9 +14,9 @@ from schemas.messages import Schedule
 from streams import InvalidTask
 from streams.client.errors import NotFound
 from streams.testing import Pipeline
-from tests.pipeline.test_cli import Cli, cli, ready
-
-__all__ = ["cli", "ready"]
+from tests.support.cli import Cli
+from tests.support.cli import cli as cli
+from tests.support.cli import ready as ready
 
 TASK = '{"type":"agent","target":"a1","payload":1}'
 

@@ -5,7 +5,9 @@ killed between any two steps; requests are delayed, lost and held up; everything
 takes about a minute, and the same seed gives the same run.
 
 - `world`, `loop`: virtual time. `network`, `broker`, `group`: what is modelled. `consumer`, `committer`: clients of the model.
-- `node`: THE file that puts the product together. `agents`, `traffic`, `faults`: who calls whom, and what goes wrong.
+- `worker`: THE file that puts the product together. `node`: the process it runs in. `transport`: its calls of agents.
+- `surroundings`: what all nodes share. `leftovers`: what a worker must not hold when there is nothing to do.
+- `agents`, `traffic`, `faults`: who calls whom, and what goes wrong.
 - `scenario`: one run. `oracles`: what must hold. `durability`: what a crash may forget. `shrink`: the fewest faults for it.
 - `options`: named profiles. `holes`: seeds that found something, by hole. `cli`: the command, `python -m tests.simulation -h`.
 """

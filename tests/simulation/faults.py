@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from schemas.topics import full_name
 from tests.simulation.agents import Limits
-from tests.simulation.node import Node, Surroundings
+from tests.simulation.node import Node
 from tests.simulation.options import Options
+from tests.simulation.surroundings import Surroundings
 from tests.simulation.traffic import Sent
 
 BEGIN_S = 4.0

@@ -31,7 +31,7 @@ from streams.schedules import recurring
 from streams.schedules.handler import ScheduleHandler
 from streams.schedules.recurring import RecurringTasks
 from tests.simulation.group import Group
-from tests.simulation.node import Surroundings
+from tests.simulation.surroundings import Surroundings
 
 
 def _refusals_claim_the_id_again() -> None:

@@ -22,8 +22,9 @@ from tests.simulation.agents import Limits, SimAgent
 from tests.simulation.broker import Broker, Stored
 from tests.simulation.faults import Fault, Saboteur, planned
 from tests.simulation.network import Network
-from tests.simulation.node import Node, Surroundings
+from tests.simulation.node import Node
 from tests.simulation.options import Options
+from tests.simulation.surroundings import Surroundings
 from tests.simulation.traffic import Traffic
 from tests.simulation.world import EPOCH_MS, World
 

@@ -103,7 +103,7 @@ def _unread(one: Scenario) -> None:
 
 def _closed(one: Scenario) -> None:
     for node in one.shared.nodes.values():
-        node.engines["dispatch"].processors.pop(0, None)
+        node.worker.engines["dispatch"].processors.pop(0, None)
 
 
 def _raised(one: Scenario) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 from aiokafka.errors import IllegalStateError
@@ -145,3 +146,20 @@ class FakeConsumer:
         if not found:
             await asyncio.sleep(0.005)
         return found
+
+
+class HeartbeatRequest:
+    """As aiokafka calls it."""
+
+
+class HeartbeatingConsumer(FakeConsumer):
+    """One whose coordinator answers heartbeats: the engine watches what it answers."""
+
+    async def beat(self, code: int) -> None:
+        """Send a heartbeat that the coordinator answers with this error code."""
+        self._code = code
+        await self._send_req(HeartbeatRequest())
+
+    async def _send_req(self, request: HeartbeatRequest) -> SimpleNamespace:
+        """As aiokafka's coordinators have it, for `Lease.watch`."""
+        return SimpleNamespace(error_code=self._code)

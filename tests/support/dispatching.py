@@ -6,10 +6,11 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, cast
 
 import orjson
+import pytest
 from prometheus_client import CollectorRegistry
 
 from agents_io.errors import AgentError
@@ -33,10 +34,13 @@ from streams.rules.records import Output
 from streams.settings import Settings
 from streams.tracing.spans import Tracing
 from tests.support.partition_fakes import intake
-from tests.support.wait import until
+from tests.support.wait import settle, until
 
 PROTOCOLS = ("http", "gateway", "task:http", "task:function", "task:pattern")
 AGENT = {"id": "a1", "endpoint": "http://h"}
+ONE_AT_A_TIME = {"limits": {"maxConcurrency": 1}}
+DEEP = b"[" * 300 + b"]" * 300
+"""JSON nested too deep to be passed on."""
 
 
 class FakePartition:
@@ -149,15 +153,14 @@ class FakeTransport:
 
 
 class Dispatching:
-    """A handler and everything around it. `fields`: settings; retries wait 1 ms unless told otherwise.
-
-    `partition`: a real one in place of the fake.
-    """
+    """A handler and everything around it. `fields`: settings; retries wait 1 ms unless told otherwise."""
 
     def __init__(
         self, number: int = 0, partitions: int = 1, kept: Iterable[bytes] = (), cleared_ms: int = 0,
-        tracing: Tracing | None = None, partition: PartitionProcessor | None = None, **fields: Any,
+        tracing: Tracing | None = None, allow: Sequence[str] = ("h", "*.wide"), patterns: bool = True,
+        partition: PartitionProcessor | None = None, **fields: Any,
     ) -> None:  # fmt: skip
+        """`allow`: hosts of http tasks; `patterns`: whether there is a control plane; `partition`: in place of the fake."""
         retry = {"initial_delay": 1, "jitter": False} | fields.pop("retry", {})
         self.settings = Settings.model_validate({"retry": retry, **fields})
         self.partition = FakePartition(number)
@@ -174,9 +177,9 @@ class Dispatching:
         self.cleared_ms = cleared_ms
         self.transports = dict.fromkeys(PROTOCOLS, self.transport)
         self.builtins = Builtins(
-            allowed=AllowList(["h", "*.wide"]),
+            allowed=AllowList(allow),
             functions=("f", "g"),
-            patterns=True,
+            patterns=patterns,
             limits=dict.fromkeys(("http", "function", "pattern")),
         )
         self.templates: dict[str, Any] = {}
@@ -219,6 +222,11 @@ class Dispatching:
         )
         self.handler = DispatchHandler(partition or cast("PartitionProcessor", self.partition), context, kept)
         self.register(**AGENT)
+
+    @property
+    def resting(self) -> int:
+        """How many tasks wait on their topic."""
+        return self.handler.resting()
 
     def wall_ms(self) -> int:
         """The wall clock, as far ahead as the test wants."""
@@ -290,3 +298,21 @@ class Dispatching:
 def failing(error: type[AgentError], message: str = "why") -> AgentError:
     """An error as a transport raises it."""
     return error(message)
+
+
+Make = Callable[..., Dispatching]
+
+
+@pytest.fixture
+async def make() -> AsyncIterator[Make]:
+    """Makes handlers, with the arguments of `Dispatching`, and closes them."""
+    made: list[Dispatching] = []
+
+    def build(*arguments: Any, **fields: Any) -> Dispatching:
+        made.append(Dispatching(*arguments, **fields))
+        return made[-1]
+
+    yield build
+    for one in made:
+        one.handler.close()
+    await settle()

@@ -83,10 +83,6 @@ class FakeHandler:
         """As the test says."""
         return self.open
 
-    def resting(self) -> int:
-        """Nothing rests here."""
-        return 0
-
     def process(self, source: str, record: ConsumerRecord) -> None:
         """Remember it."""
         self.taken.append((source, record.offset))

@@ -14,6 +14,7 @@ from schemas.topics import full_name
 from streams.broker import topics_admin
 from streams.broker.kafka import client_options, reach, supports_transactions
 from streams.broker.topics_admin import TopicsError, TopicsMissing
+from streams.rules.broker.topic_plan import TopicChange
 from streams.settings import Settings
 from tests.conftest import SettingsFor
 from tests.support.kafka import JARS_ENV, KafkaCluster, KafkaRigError, jars
@@ -116,7 +117,7 @@ async def test_check_names_what_is_wrong(kafka: KafkaCluster, settings_for: Sett
     await topics_admin.apply(grown, partitions=2)
     async with topics_admin.admin_client(grown) as admin:
         name = full_name("dispatch", grown.topic_prefix)
-        await topics_admin.add_partitions(admin, [topics_admin.TopicChange(name, "grown", 4, 2)])
+        await topics_admin.add_partitions(admin, [TopicChange(name, "grown", 4, 2)])
     assert await topics_admin.check(grown) == 2
 
 

@@ -151,6 +151,30 @@ def test_a_topic_that_is_made_anew_unseen_is_read_from_its_beginning(
         worker.stop()
 
 
+def test_the_loss_of_what_was_remembered_is_reported(
+    kafka: KafkaCluster, prefix: str, asked: tuple[str, list[bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`state` is made anew while no worker runs: ids sent again have a second result, which no worker could prevent."""
+    work = Work(kafka.bootstrap_servers, prefix, asked[0], forgetful=False)
+    worker = work.worker()
+    work.send("a", 10)
+    assert work.results(10) == names(a=10)
+    work.at_end()
+    assert worker.stop() == 0
+    _make_anew(AdminClient({"bootstrap.servers": work.address}), f"{prefix}state")
+    monkeypatch.setenv("TEST_WORKER_LOG", str(tmp_path / "log"))
+    worker = work.worker()
+    try:
+        work.send("a", 10)
+        assert set(work.results(20).values()) == {2}
+    finally:
+        worker.stop()
+    [reported] = [
+        line for line in (tmp_path / "log").read_text().splitlines() if "state of a partition is gone" in line
+    ]
+    assert f"{prefix}state" in reported
+
+
 def _make_anew(admin: AdminClient, topic: str) -> None:
     for future in admin.delete_topics([topic]).values():
         future.result()

@@ -135,7 +135,7 @@ async def test_a_flood_fills_its_share_and_stays_on_its_topic(make: Make) -> Non
     rig = make()
     hogs = rig.send("hog", 1500)
     assert rig.one.memory.used <= BUDGET / 5
-    assert rig.one.handler.resting() == 1500 - rig.one.memory.held("hog") > 1000
+    assert rig.one.resting == 1500 - rig.one.memory.held("hog") > 1000
     assert rig.one.handler.room("tasks")
     rig.send("well", 200)
     await until(lambda: rig.answered("well") == 200)
@@ -144,7 +144,7 @@ async def test_a_flood_fills_its_share_and_stays_on_its_topic(make: Make) -> Non
     await until(lambda: rig.answered("hog") == 1500, BLOCKED_S)
     assert rig.called("hog") == hogs
     assert rig.ends("parked") == 0
-    assert (rig.one.memory.used, rig.one.handler.resting()) == (0, 0)
+    assert (rig.one.memory.used, rig.one.resting) == (0, 0)
 
 
 async def test_tasks_of_an_agent_without_a_turn_wait_on_their_topic(make: Make) -> None:
@@ -155,10 +155,10 @@ async def test_tasks_of_an_agent_without_a_turn_wait_on_their_topic(make: Make) 
     await until(lambda: rig.answered("slow") == 300)
     sent += rig.send("slow", 300)
     assert rig.one.memory.held("slow") == delaying.MAX_CLOSED
-    assert rig.one.handler.resting() == 300 - delaying.MAX_CLOSED
+    assert rig.one.resting == 300 - delaying.MAX_CLOSED
     await until(lambda: rig.answered("slow") == 600, BLOCKED_S)
     assert rig.called("slow") == sent
-    assert (rig.one.memory.used, rig.one.handler.resting()) == (0, 0)
+    assert (rig.one.memory.used, rig.one.resting) == (0, 0)
 
 
 async def test_memory_stays_bounded_while_a_flood_is_worked_off(make: Make) -> None:
@@ -233,7 +233,7 @@ async def test_a_record_that_is_gone_from_its_topic_ends_without_a_result(
     assert rig.called("hog") == [ids[0], ids[1], ids[3]]
     assert ("tasks", 2, []) in rig.one.partition.ended
     assert rig.one.partition.expired == [("tasks", 2)]
-    assert rig.one.handler.resting() == 0
+    assert rig.one.resting == 0
 
 
 @pytest.mark.parametrize("error", [KafkaConnectionError("away"), TimeoutError("slow"), OSError("refused")], ids=repr)

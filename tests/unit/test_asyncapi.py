@@ -20,8 +20,8 @@ from schemas.examples import EXAMPLES, REJECTED, REJECTION, TIME
 from schemas.messages import Anomaly, PlanResult, Task
 from schemas.times import parse_time
 from schemas.topics import TOPICS, full_name
-from streams.broker.topics_admin import wanted
 from streams.cli.output import yaml_text
+from streams.rules.broker.topic_plan import wanted
 from streams.rules.dispatch.records import DispatchRecorder
 from streams.rules.plans.records import PlanRecorder
 from streams.rules.records import LARGE_BYTES, Output

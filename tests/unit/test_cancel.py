@@ -70,7 +70,7 @@ async def test_a_task_ends_without_a_call_wherever_it_waits(make: Make) -> None:
         one.take(offset, payload=offset)
     one.take(3, target="nobody")
     await until(lambda: one.transport.tasks == ["t0"])
-    assert one.handler.resting() == 2
+    assert one.resting == 2
     cancel(one, "t2")
     await ended(one, 2)
     cancel(one, "t3")

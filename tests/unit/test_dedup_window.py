@@ -58,7 +58,7 @@ def test_what_was_flushed_is_known_to_the_next_owner(batches: list[int], moves: 
             window.add(name, number)
         total += count
         if (chunk := window.flush()) is not None:
-            ring[chunk.sequence % window.slots] = (chunk, number)
+            ring[chunk.slot or 0] = (chunk, number)
         if number in moves:
             window = DedupWindow(HOUR_MS, 2000)
             window.restore(ring.values())
@@ -118,7 +118,7 @@ def test_slow_traffic_keeps_no_id_for_much_longer_than_the_window(moves: bool, p
         window.add(name, now_ms)
         chunk = window.flush()
         assert chunk is not None
-        ring[chunk.sequence % window.slots] = (chunk, now_ms)
+        ring[chunk.slot or 0] = (chunk, now_ms)
         if moves and hour % 7 == 0:
             window = DedupWindow(window_h * HOUR_MS, 1000, parts)
             window.restore(ring.values())
@@ -126,3 +126,23 @@ def test_slow_traffic_keeps_no_id_for_much_longer_than_the_window(moves: bool, p
         assert all(known[max(0, hour - window_h + 1) :])
         assert not any(known[: max(0, hour - round(window_h * (1 + 2 / parts)))])
     assert len(ring) <= window.slots
+
+
+@pytest.mark.parametrize(("before", "after"), [(640, 1280), (640, 700), (1280, 640), (1280, 200), (640, 640)])
+@pytest.mark.parametrize("written", range(0, 60, 3))
+def test_another_number_of_ids_costs_none_of_the_newest(before: int, after: int, written: int) -> None:
+    """The ring has another size then. The oldest chunks are overwritten first all the same, wherever it was."""
+    ring: dict[int, tuple[Chunk, int]] = {}
+    total = 0
+    for most, chunks in ((before, written), (after, 1), (after, 7), (after, 40), (before, 9)):
+        window = DedupWindow(HOUR_MS, most)
+        window.restore(ring.values())
+        smallest = min(before, after)
+        assert all(window.has(name) for name in ids(max(0, total - smallest), min(total, smallest)))
+        for _ in range(chunks):
+            for name in ids(total, CHUNK_IDS):
+                window.add(name, total)
+            total += CHUNK_IDS
+            chunk = window.flush()
+            assert chunk is not None
+            ring[chunk.slot or 0] = (chunk, total)

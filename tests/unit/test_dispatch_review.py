@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
 
 import pytest
 
 from agents_io.errors import CallTimeout, ServerError
-from tests.support.dispatching import AGENT, Dispatching
+from tests.support.dispatching import AGENT, ONE_AT_A_TIME, Make
+from tests.support.dispatching import make as make
 from tests.support.wait import settle, until
 
 pytestmark = pytest.mark.virtual_time
-
-Make = Callable[..., Dispatching]
-ONE = {"limits": {"maxConcurrency": 1}}
-
-
-@pytest.fixture
-async def make() -> AsyncIterator[Make]:
-    """Makes handlers and closes them."""
-    made: list[Dispatching] = []
-
-    def build(**fields: object) -> Dispatching:
-        made.append(Dispatching(**fields))  # type: ignore[arg-type]
-        return made[-1]
-
-    yield build
-    for one in made:
-        one.handler.close()
 
 
 @pytest.mark.parametrize("failing", [False, True])
@@ -54,7 +37,7 @@ async def test_a_record_that_cannot_be_read_for_a_moment_stops_nothing(
     """Whatever the reader raises: the tasks are read again."""
     monkeypatch.setattr("streams.dispatch.backlogs.RETRY_S", 0.01)
     one = make(dispatch={"max_held_bytes": 1})
-    one.register(**AGENT, **ONE)
+    one.register(**AGENT, **ONE_AT_A_TIME)
     one.read_again_errors.append(UnicodeDecodeError("utf-8", b"x", 0, 1, "no UTF-8"))
     for offset in range(10):
         one.take(offset, payload=offset)
@@ -72,7 +55,7 @@ async def test_an_absent_agents_backlog_stays_on_its_topic(make: Make) -> None:
     one.agents.gate.set()
     await asyncio.sleep(0.3)
     assert one.memory.used <= 400_000
-    assert one.handler.resting() > 1500
+    assert one.resting > 1500
 
 
 async def test_a_timeout_that_the_agent_reports_is_the_agents(make: Make) -> None:
@@ -128,21 +111,21 @@ async def test_a_look_up_that_fails_ends_its_task(make: Make, monkeypatch: pytes
 async def test_a_held_partition_reads_nothing_back(make: Make) -> None:
     """The next owner does."""
     one = make(dispatch={"max_held_bytes": 1})
-    one.register(**AGENT, **ONE)
+    one.register(**AGENT, **ONE_AT_A_TIME)
     one.transport.gate.clear()
     for offset in range(500):
         one.take(offset, payload=offset)
     await settle()
     one.handler.hold()
-    resting = one.handler.resting()
+    resting = one.resting
     await asyncio.sleep(0.6)
-    assert one.handler.resting() == resting
+    assert one.resting == resting
 
 
 async def test_a_follower_that_is_relocated_leads_when_its_leader_fails(make: Make) -> None:
     """Its old record is finished: it must not be left there, or the new one would find nothing to carry on."""
     one = make(dispatch={"max_held_bytes": 20_000})
-    one.register(**AGENT, **ONE)
+    one.register(**AGENT, **ONE_AT_A_TIME)
     one.transport.gate.clear()
     one.transport.script.append(ServerError("500"))
     one.take(0, payload={"q": 1}, metadata={"retries": 0})

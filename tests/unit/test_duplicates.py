@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -16,27 +15,14 @@ from schemas.partitioning import owner_partition
 from schemas.topics import BY_NAME
 from streams.rules.records import Output
 from streams.rules.source_record import AGENT_HEADER, HOPS_HEADER, MOVED_HEADER, TASK_HEADER
-from tests.support.dispatching import AGENT, Dispatching, failing
+from tests.support.dispatching import AGENT, Dispatching, Make, failing
+from tests.support.dispatching import make as make
 from tests.support.wait import until
 
 pytestmark = pytest.mark.virtual_time
 
 HERE = next(name for name in (f"t{n}" for n in range(100)) if owner_partition(name, 4) == 0)
 ELSEWHERE = next(name for name in (f"t{n}" for n in range(100)) if owner_partition(name, 4) != 0)
-
-
-@pytest.fixture
-def make() -> Iterator[Any]:
-    """Handlers that are closed at the end."""
-    made: list[Dispatching] = []
-
-    def build(*args: Any, **fields: Any) -> Dispatching:
-        made.append(Dispatching(*args, **fields))
-        return made[-1]
-
-    yield build
-    for one in made:
-        one.handler.close()
 
 
 def kept(*batches: list[Output]) -> list[bytes]:
@@ -51,7 +37,7 @@ def kept(*batches: list[Output]) -> list[bytes]:
 
 
 @pytest.mark.parametrize("owner", ["same", "next"])
-async def test_after_the_window_an_id_is_a_new_task(make: Any, owner: str) -> None:
+async def test_after_the_window_an_id_is_a_new_task(make: Make, owner: str) -> None:
     """A task that is sent under the same id every other day runs each time, also where nothing else is ever sent."""
     one = make()
     one.take(0, id="nightly")
@@ -64,7 +50,7 @@ async def test_after_the_window_an_id_is_a_new_task(make: Any, owner: str) -> No
         assert "results" in await one.end(number)
 
 
-async def test_a_users_task_and_a_step_of_one_id_are_both_answered(make: Any) -> None:
+async def test_a_users_task_and_a_step_of_one_id_are_both_answered(make: Make) -> None:
     """Each once: the step's plan would wait for ever."""
     one = make()
     step = (("ce_source", b"/parallax/app/plans"),)
@@ -77,7 +63,7 @@ async def test_a_users_task_and_a_step_of_one_id_are_both_answered(make: Any) ->
         assert (await one.end(offset))["events"]["type"] == "task:duplicate"
 
 
-async def test_an_id_sent_again_is_told_to_be_a_duplicate(make: Any) -> None:
+async def test_an_id_sent_again_is_told_to_be_a_duplicate(make: Make) -> None:
     """No call, no result: an event with the place of the record."""
     one = make()
     one.take(0, id="t")
@@ -91,7 +77,7 @@ async def test_an_id_sent_again_is_told_to_be_a_duplicate(make: Any) -> None:
     assert one.count("parallax_tasks_duplicate_total") == 1
 
 
-async def test_an_id_is_a_duplicate_while_the_first_is_being_called(make: Any) -> None:
+async def test_an_id_is_a_duplicate_while_the_first_is_being_called(make: Make) -> None:
     """And the first can still be cancelled."""
     one = make()
     one.transport.gate.clear()
@@ -103,7 +89,7 @@ async def test_an_id_is_a_duplicate_while_the_first_is_being_called(make: Any) -
     assert (await one.result(0))["status"] == "cancelled"
 
 
-async def test_the_same_id_for_another_agent_is_another_task(make: Any) -> None:
+async def test_the_same_id_for_another_agent_is_another_task(make: Make) -> None:
     """Ids are compared where their agent lives."""
     one = make()
     one.register(id="a2", endpoint="http://h")
@@ -112,7 +98,7 @@ async def test_the_same_id_for_another_agent_is_another_task(make: Any) -> None:
     assert [(await one.result(n))["agentId"] for n in (0, 1)] == ["a1", "a2"]
 
 
-async def test_failures_are_answers_too(make: Any) -> None:
+async def test_failures_are_answers_too(make: Make) -> None:
     """A failed id is not tried again under the same id: no agent, too large, of a kind that is not run, failed calls."""
     one = make(dispatch={"max_task_bytes": 200})
     one.transport.last = failing(ServerError)
@@ -129,7 +115,7 @@ async def test_failures_are_answers_too(make: Any) -> None:
         assert set(await one.end(2 * number + 1)) == {"events"}
 
 
-async def test_a_refused_record_leaves_its_id_free(make: Any) -> None:
+async def test_a_refused_record_leaves_its_id_free(make: Make) -> None:
     """A dead letter is no answer: its replay is done."""
     one = make()
     one.take(0, b'{"id":"t","type":"agent"}')
@@ -138,7 +124,7 @@ async def test_a_refused_record_leaves_its_id_free(make: Any) -> None:
     assert (await one.result(1))["status"] == "success"
 
 
-async def test_a_record_of_an_earlier_owner_on_parked_is_answered_once(make: Any) -> None:
+async def test_a_record_of_an_earlier_owner_on_parked_is_answered_once(make: Make) -> None:
     """Its id is free while it lies on the topic; whichever copy ends first answers, the other is a duplicate."""
     one = make()
     mine = ((AGENT_HEADER, b"a1"), (MOVED_HEADER, b"tasks/0/3"), (TASK_HEADER, b"t"))
@@ -150,7 +136,7 @@ async def test_a_record_of_an_earlier_owner_on_parked_is_answered_once(make: Any
     assert (await one.result(6))["status"] == "success"
 
 
-async def test_an_id_that_waits_is_not_remembered_as_answered(make: Any) -> None:
+async def test_an_id_that_waits_is_not_remembered_as_answered(make: Make) -> None:
     """Behind an open circuit, its record moved out of the way: the next owner answers it."""
     one = make(breaker={"failure_threshold": 1, "reset_timeout": 60_000}, retry={"max_retries": 0})
     one.transport.script.append(failing(ServerError))
@@ -167,7 +153,7 @@ async def test_an_id_that_waits_is_not_remembered_as_answered(make: Any) -> None
     assert (await heir.result(2))["status"] == "success"
 
 
-async def test_tasks_for_any_agent_are_compared_in_the_partition_of_their_id(make: Any) -> None:
+async def test_tasks_for_any_agent_are_compared_in_the_partition_of_their_id(make: Make) -> None:
     """Forwarded there first; a second one with the same id ends there, also when the first went on to another partition."""
     one = make(partitions=4)
     one.register(id="any", endpoint="http://h", capabilities=["fly"])
@@ -181,7 +167,7 @@ async def test_tasks_for_any_agent_are_compared_in_the_partition_of_their_id(mak
     assert (await one.end(2))["events"]["type"] == "task:duplicate"
 
 
-async def test_answered_ids_and_answers_move_to_the_next_owner(make: Any) -> None:
+async def test_answered_ids_and_answers_move_to_the_next_owner(make: Make) -> None:
     """A redone id is a duplicate, a question asked before is answered from the cache, nothing is called."""
     one = make()
     one.take(0, id="t", payload={"q": 1})
@@ -197,7 +183,7 @@ async def test_answered_ids_and_answers_move_to_the_next_owner(make: Any) -> Non
     assert heir.transport.calls == []
 
 
-async def test_the_rate_limit_moves_to_the_next_owner(make: Any) -> None:
+async def test_the_rate_limit_moves_to_the_next_owner(make: Make) -> None:
     """Three calls a minute are three calls a minute."""
     limits = {"maxRequests": 3, "windowMs": 60_000, "maxConcurrency": 10}
     one = make()
@@ -216,7 +202,7 @@ async def test_the_rate_limit_moves_to_the_next_owner(make: Any) -> None:
     assert heir.transport.tasks == ["t2"]
 
 
-async def test_an_open_circuit_moves_to_the_next_owner(make: Any) -> None:
+async def test_an_open_circuit_moves_to_the_next_owner(make: Make) -> None:
     """And failures not yet enough to open it, those of calls that are tried again included."""
     settings = {"breaker": {"failure_threshold": 2}, "retry": {"max_retries": 1, "initial_delay": 60_000}}
     one = make(**settings)
@@ -237,7 +223,7 @@ async def test_an_open_circuit_moves_to_the_next_owner(make: Any) -> None:
     assert last.transport.calls == []
 
 
-async def test_state_that_is_not_understood_costs_itself_only(make: Any) -> None:
+async def test_state_that_is_not_understood_costs_itself_only(make: Make) -> None:
     """Garbage, another app's, an answer without a value: passed over."""
     one = make()
     one.take(0, id="t")
@@ -253,7 +239,7 @@ async def test_state_that_is_not_understood_costs_itself_only(make: Any) -> None
     assert set(await heir.end(1)) == {"events"}
 
 
-async def test_a_large_answer_is_kept_in_memory_only(make: Any) -> None:
+async def test_a_large_answer_is_kept_in_memory_only(make: Make) -> None:
     """State must be quick to read back."""
     one = make()
     one.transport.last = Answer("x" * 70_000, 0.9)
@@ -270,7 +256,7 @@ async def test_a_large_answer_is_kept_in_memory_only(make: Any) -> None:
     ids=["no agent", "no function"],
 )
 async def test_what_no_agent_answers_is_refused_where_all_records_for_it_meet(
-    make: Any, asked: dict[str, Any], name: str
+    make: Make, asked: dict[str, Any], name: str
 ) -> None:
     """Three records of one id in three partitions: each is sent on to the partition of the agent; the first is refused there,
     once."""
@@ -288,7 +274,7 @@ async def test_what_no_agent_answers_is_refused_where_all_records_for_it_meet(
         assert (await there.end(offset))["events"]["type"] == "task:duplicate"
 
 
-async def test_one_that_was_chosen_for_an_agent_that_is_gone_is_refused_where_it_is(make: Any) -> None:
+async def test_one_that_was_chosen_for_an_agent_that_is_gone_is_refused_where_it_is(make: Make) -> None:
     """The partition of its id has let it go on: sent back there it would be its own duplicate, and have no result."""
     number = next(other for other in range(4) if other != owner_partition(ELSEWHERE, 4))
     one = make(number=number, partitions=4)
@@ -303,7 +289,7 @@ FLY: dict[str, Any] = {"target": None, "capabilities": ["fly"], "metadata": {"ca
 @pytest.mark.parametrize("how", ["same owner", "next owner", "cancelled"])
 @pytest.mark.parametrize("await_agent", ["never", "always"])
 async def test_a_task_whose_agent_goes_away_while_it_waits_has_its_result(
-    make: Any, how: str, await_agent: str
+    make: Make, how: str, await_agent: str
 ) -> None:
     """Id and agent have the same partition. The record lies on `parked` when no capable agent is registered any more."""
     settings = {"breaker": {"failure_threshold": 1, "reset_timeout": 60}, "dispatch": {"await_agent": await_agent}}
@@ -336,7 +322,7 @@ async def test_a_task_whose_agent_goes_away_while_it_waits_has_its_result(
         assert code is None, "one that was taken is finished, also when its agent is unregistered"
 
 
-async def test_a_task_left_on_its_topic_whose_agent_goes_away_has_its_result(make: Any) -> None:
+async def test_a_task_left_on_its_topic_whose_agent_goes_away_has_its_result(make: Make) -> None:
     """Not in memory: read back it is decided anew, and is no duplicate of itself."""
     one = make(dispatch={"max_held_bytes": 1, "await_agent": "never"}, limits={"max_concurrency": 1})
     one.agents.known.clear()
@@ -345,14 +331,14 @@ async def test_a_task_left_on_its_topic_whose_agent_goes_away_has_its_result(mak
     one.take(0, **FLY)
     one.take(1, id="victim", **FLY)
     await until(lambda: len(one.transport.calls) == 1)
-    assert one.handler.resting() == 1
+    assert one.resting == 1
     one.agents.known.clear()
     one.transport.gate.set()
     assert (await one.result(0))["status"] == "success"
     assert (await one.result(1))["error"]["code"] == "no_agent"
 
 
-async def test_a_second_record_is_a_duplicate_while_the_first_lies_on_parked(make: Any) -> None:
+async def test_a_second_record_is_a_duplicate_while_the_first_lies_on_parked(make: Make) -> None:
     """Also under the next owner, whatever agent could be chosen for the second one."""
     one = make()
     one.agents.known.clear()
@@ -395,7 +381,7 @@ async def deliver(partitions: dict[int, Dispatching], at: int, task_id: str, off
 @pytest.mark.parametrize("equal", [True, False], ids=["same partition", "other partition"])
 @pytest.mark.parametrize("entry", ["partition of the id", "partition of the agent"])
 async def test_one_id_sent_twice_has_one_result_whether_its_agent_comes_or_goes(
-    make: Any, first: bool, equal: bool, entry: str
+    make: Make, first: bool, equal: bool, entry: str
 ) -> None:
     """Both records of a named agent's task meet in the partition of the agent, registered or not."""
     agent_partition = owner_partition("a1", 4)
@@ -414,3 +400,20 @@ async def test_one_id_sent_twice_has_one_result_whether_its_agent_comes_or_goes(
         at = id_partition if entry == "partition of the id" else agent_partition
         statuses += await deliver(partitions, at, task_id, offset + 1)
     assert statuses == ["success" if first else "failure"]
+
+
+async def test_the_next_owner_writes_behind_the_newest_ids(make: Any) -> None:
+    """In the slot after theirs, whatever size the ring had: a setting decides about that, and may have changed."""
+    one = make()
+    one.take(0, id="t")
+    await one.result(0)
+    [seen] = [output for output in one.handler.changes() if b"/seen/" in (output.key or b"")]
+    row = orjson.loads(seen.value or b"")
+    assert (seen.key or b"").endswith(b"/seen/0")
+    assert row["seen"]["slot"] == 0
+    row["seen"] |= {"slot": 7}
+    heir = make(kept=[orjson.dumps(row)])
+    heir.take(0, id="u")
+    await heir.result(0)
+    keys = [output.key for output in heir.handler.changes()]
+    assert any((key or b"").endswith(b"/seen/8") for key in keys)

@@ -28,8 +28,8 @@ from streams.client.requests import encode
 from streams.client.result import read_result as read_client_result
 from streams.rules.plans.answer import Voice, merge, vote
 from streams.rules.task_records import with_answer
+from tests.support.coordinating import Coordinating
 from tests.support.dispatching import Dispatching
-from tests.unit.test_plan_handler import Coordinating
 
 pytestmark = pytest.mark.virtual_time
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
@@ -20,27 +19,14 @@ from streams.rules.source_record import (
     ORIGIN_HEADER,
     own_header,
 )
-from tests.support.dispatching import AGENT, Dispatching
+from tests.support.dispatching import AGENT, Dispatching, Make
+from tests.support.dispatching import make as make
 from tests.support.partition_fakes import intake
 from tests.support.wait import settle, until
 
 pytestmark = pytest.mark.virtual_time
 
 ONE_AT_A_TIME: dict[str, Any] = {"limits": {"maxRequests": 1000, "windowMs": 1000, "maxConcurrency": 1}}
-
-
-@pytest.fixture
-async def make() -> AsyncIterator[Any]:
-    """Handlers that are closed at the end."""
-    made: list[Dispatching] = []
-
-    def build(*args: Any, **fields: Any) -> Dispatching:
-        made.append(Dispatching(*args, **fields))
-        return made[-1]
-
-    yield build
-    for one in made:
-        one.handler.close()
 
 
 def ended(one: Dispatching, source: str, offset: int) -> list[list[Output]]:
@@ -60,7 +46,7 @@ def back(one: Dispatching, output: Output, offset: int) -> None:
     one.take(offset, output.value, source="parked", headers=tuple(output.headers))
 
 
-async def calling(make: Any) -> Dispatching:
+async def calling(make: Make) -> Dispatching:
     """A worker in the middle of the call of record 0; record 1 waits behind it."""
     one: Dispatching = make()
     one.register(**AGENT, **ONE_AT_A_TIME)
@@ -71,7 +57,7 @@ async def calling(make: Any) -> Dispatching:
     return one
 
 
-async def test_a_waiting_task_moves_and_keeps_its_turn(make: Any) -> None:
+async def test_a_waiting_task_moves_and_keeps_its_turn(make: Make) -> None:
     """It costs no attempt; the record carries when the task came and when it must have ended."""
     one = await calling(make)
     one.take(2, payload={"last": 1}, metadata={"expiresIn": 60_000})
@@ -95,7 +81,7 @@ async def test_a_waiting_task_moves_and_keeps_its_turn(make: Any) -> None:
 
 
 @pytest.mark.parametrize("first", ["the record", "the answer"])
-async def test_a_call_goes_on_for_the_record_that_takes_the_place(make: Any, first: str) -> None:
+async def test_a_call_goes_on_for_the_record_that_takes_the_place(make: Make, first: str) -> None:
     """One call, one result, with the end of the record on `parked`, whatever comes first."""
     one = await calling(make)
     one.handler.unblock("tasks", [0])
@@ -118,7 +104,7 @@ async def test_a_call_goes_on_for_the_record_that_takes_the_place(make: Any, fir
     assert one.kinds().count("task:parked") == 0
 
 
-async def test_it_can_be_asked_again_and_moves_once(make: Any) -> None:
+async def test_it_can_be_asked_again_and_moves_once(make: Make) -> None:
     """Until its record has come back nothing more happens to it; then it may move on again."""
     one = await calling(make)
     one.handler.unblock("tasks", [0])
@@ -133,7 +119,7 @@ async def test_it_can_be_asked_again_and_moves_once(make: Any) -> None:
     assert (await one.result(6))["taskId"] == "t0"
 
 
-async def test_another_owner_makes_the_call_again(make: Any) -> None:
+async def test_another_owner_makes_the_call_again(make: Make) -> None:
     """It does not know the call: for it the record is a task as any other, with no attempt used up."""
     one = await calling(make)
     one.handler.unblock("tasks", [0])
@@ -145,7 +131,7 @@ async def test_another_owner_makes_the_call_again(make: Any) -> None:
     assert other.transport.tasks == ["t0"]
 
 
-async def test_while_it_moves_its_id_is_taken_and_it_can_be_cancelled(make: Any) -> None:
+async def test_while_it_moves_its_id_is_taken_and_it_can_be_cancelled(make: Make) -> None:
     """A second record with its id is a duplicate; a cancel cuts the call off."""
     one = await calling(make)
     one.handler.unblock("tasks", [0])
@@ -159,7 +145,7 @@ async def test_while_it_moves_its_id_is_taken_and_it_can_be_cancelled(make: Any)
     assert (result["status"], result["error"]["message"]) == ("cancelled", "enough")
 
 
-async def test_attempts_and_deadline_survive_a_move_to_another_owner(make: Any) -> None:
+async def test_attempts_and_deadline_survive_a_move_to_another_owner(make: Make) -> None:
     """Two of three attempts are used up: the next owner makes the last one; the deadline is that of the first record."""
     one = make(retry={"max_retries": 2, "initial_delay": 60_000})
     one.transport.last = ServerError("500")
@@ -177,14 +163,14 @@ async def test_attempts_and_deadline_survive_a_move_to_another_owner(make: Any) 
     assert (result["status"], result["retries"], len(other.transport.calls)) == ("failure", 2, 1)
 
 
-async def test_a_record_that_is_left_on_its_topic_goes_to_the_end(make: Any) -> None:
+async def test_a_record_that_is_left_on_its_topic_goes_to_the_end(make: Make) -> None:
     """The commit hangs on it: it is read back for that, moves, and keeps its turn."""
     one = make(dispatch={"max_held_bytes": 1})
     one.register(**AGENT, **ONE_AT_A_TIME)
     one.transport.gate.clear()
     for offset in range(3):
         one.take(offset, payload=offset)
-    await until(lambda: one.handler.resting() == 2)
+    await until(lambda: one.resting == 2)
     one.handler.unblock("tasks", [1])
     await until(lambda: ended(one, "tasks", 1))
     output = parked(one, 1)
@@ -196,7 +182,7 @@ async def test_a_record_that_is_left_on_its_topic_goes_to_the_end(make: Any) -> 
     assert one.transport.tasks == ["t0", "t1", "t2"]
 
 
-async def test_records_that_moved_wait_on_parked_if_memory_is_short(make: Any) -> None:
+async def test_records_that_moved_wait_on_parked_if_memory_is_short(make: Make) -> None:
     """They do not fill it: most stay there on the topic, and all are called in the order in which they came."""
     one = make(dispatch={"max_held_bytes": 200_000})
     one.register(**AGENT, limits={"maxRequests": 10_000, "windowMs": 1000, "maxConcurrency": 1})
@@ -211,14 +197,14 @@ async def test_records_that_moved_wait_on_parked_if_memory_is_short(make: Any) -
         await until(lambda offset=offset: ended(one, "tasks", offset))  # type: ignore[misc]
         back(one, parked(one, offset), 1000 + offset)
     assert one.memory.used <= 200_000
-    assert one.handler.resting() > 200
+    assert one.resting > 200
     one.transport.gate.set()
     for offset in range(count):
         assert (await one.result(1000 + offset))["status"] == "success"
     assert one.transport.tasks == [f"t{offset}" for offset in range(count)]
 
 
-async def test_a_task_that_waits_for_an_agent_moves_too(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_task_that_waits_for_an_agent_moves_too(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """And is called once its agent comes; while its record is under way nothing turns in circles."""
     one = make(dispatch={"await_agent": "always"})
     one.take(0, target="late")

@@ -14,10 +14,10 @@ from streams.rules.records import Output
 from streams.rules.schedules.records import ScheduleRecorder, read_due
 from streams.rules.source_record import CANCELLED_HEADER, EXPIRES_HEADER, ORIGIN_HEADER, SourceRecord
 from streams.testing import FakeAgent, VirtualTime
+from tests.support.coordinating import Coordinating
 from tests.support.dispatching import Dispatching
 from tests.support.partition_fakes import intake
 from tests.support.scheduling import Scheduling
-from tests.unit.test_plan_handler import Coordinating
 
 pytestmark = pytest.mark.virtual_time
 
@@ -277,8 +277,10 @@ def patterns(**fields: Any) -> tuple[Dispatching, Coordinating]:
 
 
 def hand_over(d: Dispatching, plans: Coordinating, offset: int) -> list[tuple[str, Any]]:
-    """What the plan coordinator writes for the record that dispatch made of the one at `offset`: topics and values."""
+    """What dispatch writes for the record at `offset`; or the plan coordinator, if it is handed over: topics and values."""
     [[output]] = [outputs for _, o, outputs in d.partition.ended if o == offset]
+    if output.topic == "events":
+        return [("events", orjson.loads(output.value or b""))]  # a duplicate
     assert output.topic == "plans"
     written = plans.take("plans", output.value, key=(output.key or b"").decode(), headers=tuple(output.headers))
     return [(row["topic"], row["value"]) for row in written if row["topic"] != "plan-state"]

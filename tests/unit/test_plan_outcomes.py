@@ -14,10 +14,10 @@ from schemas.codec import validate
 from schemas.messages import Task
 from schemas.times import parse_time
 from streams.rules.plans.task_plans import plan_for
+from tests.support.coordinating import Coordinating, one, topics
 from tests.support.partition_fakes import intake
 from tests.support.plans import plan, task
 from tests.support.wait import until
-from tests.unit.test_plan_handler import Coordinating, one, topics
 
 pytestmark = pytest.mark.virtual_time
 
@@ -186,6 +186,27 @@ async def test_a_deadline_is_the_tasks_whoever_owns_its_plan_then() -> None:
     it.restart()
     await until(lambda: it.partition.touched == 2)
     assert one(it.commit(), "results")["taskId"] == "later"
+
+
+@pytest.mark.parametrize("kind", ["task", "plan"])
+async def test_a_clock_that_is_behind_that_of_the_worker_before_makes_no_negative_times(kind: str) -> None:
+    """Readers would refuse the result. The corrected clocks of two workers may differ by two seconds."""
+    it = coordinating()
+    pattern = {"id": "s", "type": "pattern", "target": "t", "payload": {"n": 5}}
+    name = "task:t1" if kind == "task" else "p"
+    if kind == "task":
+        ask(it)
+    else:
+        it.plan(plan(pattern))
+    it.skew_ms = -62_000
+    it.restart()
+    it.step(name, 0, taskId=f"{name}#0.0")
+    told = it.step(name, 0, taskId=f"{name}#0.1")
+    result = one(told, "results" if kind == "task" else "plan-results")
+    times = [result["executionTime"], *(step["executionTime"] for step in result.get("results", ()))]
+    assert set(times) == {0}
+    ended = next(row["value"] for row in told if row["topic"] == "events")
+    assert ended["data"]["executionTime"] == 0
 
 
 async def test_a_wish_about_the_task_ends_it_wherever_it_is() -> None:

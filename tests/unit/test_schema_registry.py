@@ -259,7 +259,6 @@ async def test_a_partition_waits_for_its_schema_and_the_others_go_on(monkeypatch
         consumer=consumer,
         processors=partitions,
         names={"t.tasks": "tasks"},
-        max_in_flight=100,
         room=asyncio.Event(),
         failed=lambda error: None,
     )  # type: ignore[arg-type]
@@ -291,7 +290,6 @@ async def test_a_feed_that_ends_waits_for_no_schema(monkeypatch: pytest.MonkeyPa
         consumer=consumer,
         processors={0: one},
         names={"t.tasks": "tasks"},
-        max_in_flight=100,
         room=asyncio.Event(),
         failed=lambda error: None,
     )  # type: ignore[dict-item]

@@ -11,9 +11,9 @@ import yaml
 
 from schemas.access import grants, strimzi_acls
 from schemas.strimzi import USERS, kafka_topics, kafka_users
-from streams.broker.topics_admin import wanted
 from streams.cli.main import invoke
 from streams.cli.strimzi import MADE, pages
+from streams.rules.broker.topic_plan import wanted
 
 DIRECTORY = Path(__file__).resolve().parents[2] / "deploy" / "strimzi"
 DNS = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")

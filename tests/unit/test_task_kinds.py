@@ -8,9 +8,11 @@ from typing import Any
 import orjson
 import pytest
 
+from agents_io.errors import ServerError
 from schemas.codec import decode
 from schemas.messages import Plan, Result
 from schemas.partitioning import owner_partition
+from streams.rules.source_record import AGENT_HEADER
 from tests.support.dispatching import Dispatching
 from tests.support.wait import settle
 
@@ -108,12 +110,52 @@ async def test_a_task_of_another_type_goes_to_its_agents_partition(make: Make) -
     assert (await there.result(0))["agentId"] == "function:f"
 
 
+@pytest.mark.parametrize(("kind", "target"), [("http", "http://h/"), ("pattern", "t"), ("pattern", "u")])
+async def test_an_agent_that_settings_decide_about_is_found_where_the_id_is_checked(
+    make: Make, kind: str, target: str
+) -> None:
+    """The record goes to the partition of its id first, without an agent; from there on, with one."""
+    here = owner_partition("t0", 8)
+    one = make(number=(here + 1) % 8, partitions=8)
+    one.templates["t"] = LOCAL
+    one.take(0, type=kind, target=target)
+    [[output]] = [outputs for _, _, outputs in one.partition.ended]
+    assert (output.topic, output.partition, output.key) == ("dispatch", here, b"t0")
+    assert AGENT_HEADER not in dict(output.headers)
+    there = make(number=here, partitions=8)
+    there.templates["t"] = LOCAL
+    there.take(1, output.value, source="dispatch", headers=tuple(output.headers))
+    [[forward]] = [outputs for _, _, outputs in there.partition.ended]
+    if target == "t":
+        assert forward.topic == "plans"
+    else:
+        name = "http:h:80" if kind == "http" else "pattern:u"
+        assert (forward.topic, forward.partition) == ("dispatch", owner_partition(name, 8))
+        assert dict(forward.headers)[AGENT_HEADER] == name.encode()
+
+
+async def test_a_record_that_carries_its_agent_is_not_checked_again(make: Make) -> None:
+    """Id and agent have the same partition; the record lies on `parked`, and another owner reads it."""
+    one = make(breaker={"failure_threshold": 1, "reset_timeout": 60_000}, retry={"max_retries": 0})
+    one.transport.script.append(ServerError("500"))
+    one.take(0, type="http", target="http://a.wide/", metadata={"retries": 0})
+    await one.result(0)
+    one.take(1, type="http", target="http://a.wide/", payload=1)
+    one.handler.unblock("tasks", [1])
+    [parked] = one.partition.ended[-1][2]
+    assert parked.topic == "parked"
+    kept = [output.value or b"" for output in one.handler.changes() if b"/seen/" in (output.key or b"")]
+    heir = make(kept=kept)
+    heir.take(7, parked.value, source="parked", headers=tuple(parked.headers))
+    assert (await heir.result(7))["status"] == "success"
+
+
 LOCAL = {"name": "t", "plan": {"timeout": 7000, "tasks": [{"id": "a", "type": "agent", "target": "a1", "payload": 1}]}}
 
 
 async def test_a_pattern_that_is_a_local_template_is_handed_to_the_plan_coordinator(make: Make) -> None:
-    """Wherever it lies, with the time it has left and its own metadata; no result, no event, no call, no hop."""
-    one = make(number=3, partitions=8)
+    """In the partition of its id, with the time it has left and its own metadata; no result, no event, no call."""
+    one = make(number=owner_partition("t0", 8), partitions=8)
     one.templates["t"] = LOCAL
     metadata = {"priority": 3, "own": {"x": 1}, "headers": {"A": "s3cret"}}
     now_ms = one.wall_ms()
@@ -134,7 +176,7 @@ async def test_a_pattern_that_is_a_local_template_is_handed_to_the_plan_coordina
 
 async def test_a_pattern_that_is_handed_over_stays_in_its_trace(make: Make) -> None:
     """The plan's record carries the task's context; one that is none is not carried."""
-    one = make(number=3, partitions=8)
+    one = make()
     one.templates["t"] = LOCAL
     trace = [("traceparent", f"00-{'ab' * 16}-{'12' * 8}-01".encode()), ("tracestate", b"x=1")]
     for offset, given in enumerate((trace, [("traceparent", b"00-1-2-01")])):
@@ -156,14 +198,15 @@ async def test_what_a_task_has_left_of_its_deadline_goes_on(make: Make) -> None:
     assert answers.accepted >= came_ms + 20_000
 
 
-async def test_where_its_id_is_answered_it_is_also_cancelled(make: Make) -> None:
-    """Dispatch hands it over twice, and cancelled; else a double of one that was cancelled had a second result."""
+async def test_a_cancelled_pattern_is_handed_over_once(make: Make) -> None:
+    """The coordinator answers it, since one of before an upgrade may have run. The second record is a duplicate here."""
     one = make()
     one.templates["t"] = LOCAL
     one.cancel_requests["x"] = "the task was cancelled"
     for offset in range(2):
         one.take(offset, id="x", type="pattern", target="t")
-    assert [[output.topic for output in outputs] for _, _, outputs in one.partition.ended] == [["plans"], ["plans"]]
+    assert [[output.topic for output in outputs] for _, _, outputs in one.partition.ended] == [["plans"], ["events"]]
+    assert (await one.end(1))["events"]["type"] == "task:duplicate"
     one.handler.cancel("x")
     assert len(one.partition.ended) == 2
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from schemas.messages import Message
-from schemas.topics import BY_NAME, INTAKE, TOPICS, Topic, dead_letter_topics, diagram, full_name
+from schemas.topics import BY_NAME, INTAKE, TOPICS, Topic, dead_letter_topics, full_name
 
 
 def test_names_are_unique_and_legal() -> None:
@@ -52,8 +52,3 @@ def test_full_names_are_distinct_under_a_prefix() -> None:
     """A dead-letter name never collides with a plain one."""
     short = [*BY_NAME, *dead_letter_topics()]
     assert len({full_name(name, "acme.") for name in short}) == len(short)
-
-
-def test_diagram_has_a_row_for_every_topic() -> None:
-    """The reference shows all of them."""
-    assert all(f"| `{topic.name}` |" in diagram() for topic in TOPICS)

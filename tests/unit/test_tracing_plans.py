@@ -6,9 +6,9 @@ from typing import Any
 
 from opentelemetry.trace import SpanKind, StatusCode
 
+from tests.support.coordinating import Coordinating
 from tests.support.plans import plan
 from tests.support.tracing import TRACE, TRACEPARENT, USER, Recording, header_of, ids
-from tests.unit.test_plan_handler import Coordinating
 
 GIVEN = (("traceparent", TRACEPARENT.encode()),)
 

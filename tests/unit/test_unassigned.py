@@ -92,13 +92,13 @@ async def test_what_memory_cannot_hold_waits_on_its_topic_in_its_order(make: Mak
         one.take(offset, **FLY)
     await settle(50)
     assert one.memory.used <= 200 * TASK_BYTES // 2
-    assert one.handler.resting() > 300
+    assert one.resting > 300
     assert one.handler.room("tasks")
     assert one.handler.explain("tasks", 499) == {"reason": "no_agent", "waits": True}
     appear(one)
     await until(lambda: len(one.partition.ended) == 500, 30)
     assert one.transport.tasks == [f"t{offset}" for offset in range(500)]
-    assert (one.memory.used, one.handler.resting()) == (0, 0)
+    assert (one.memory.used, one.resting) == (0, 0)
 
 
 async def test_a_flood_without_an_agent_leaves_an_agents_tasks_alone(make: Make) -> None:
@@ -186,7 +186,7 @@ async def test_reading_back_survives_a_broker_that_is_away(make: Make, monkeypat
     for offset in (0, 1, 3):
         assert (await one.result(offset))["status"] == "success"
     await until(lambda: ("tasks", 2, []) in one.partition.ended)
-    assert one.handler.resting() == 0
+    assert one.resting == 0
 
 
 async def test_nothing_happens_after_the_partition_is_closed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,10 +51,6 @@ class CookieJar:
         """The value of the `Cookie` header."""
         return b"; ".join(name + b"=" + value for name, value in self._kept.items())
 
-    def clear(self) -> None:
-        """Remove all cookies: their session is over."""
-        self._kept.clear()
-
 
 def _is_over(attributes: list[bytes], now_epoch_s: float) -> bool:
     """Whether the cookie has expired. `Max-Age` takes precedence over `Expires` (RFC 6265, 5.3)."""

@@ -71,14 +71,10 @@ class A2aTransport:
     """Calls agents of protocol `a2a`; one instance serves all of a worker's agents."""
 
     def __init__(
-        self,
-        transport: httpx.AsyncBaseTransport | None = None,
-        *,
-        max_connections: int = 1000,
-        max_answer_bytes: int = MAX_ANSWER_BYTES,
+        self, transport: httpx.AsyncBaseTransport | None = None, *, max_answer_bytes: int = MAX_ANSWER_BYTES
     ) -> None:
         """`transport`: in place of a connection pool of its own."""
-        self._http = HttpExchange(transport, max_connections=max_connections, max_answer_bytes=max_answer_bytes)
+        self._http = HttpExchange(transport, max_answer_bytes=max_answer_bytes)
         self._agents = PerAgent(A2aAgent)
         self._best_effort = BestEffortRequests()
         self._message_ids = MessageIds()

@@ -57,7 +57,6 @@ class Presence:
     status: Status
     load: float | None
     outstanding: int
-    heard_at: float
 
 
 class Registrar(Protocol):
@@ -118,7 +117,7 @@ class Gateway:
         if stream is None or not stream.ready.is_set():
             return None
         session = stream.session
-        return Presence(session.status, session.load, session.outstanding, session.heard_at)
+        return Presence(session.status, session.load, session.outstanding)
 
     def present(self) -> dict[str, Presence]:
         return {name: found for name in self._streams if (found := self.presence(name)) is not None}

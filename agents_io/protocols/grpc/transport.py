@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -53,7 +52,7 @@ from agents_io.secret_refs import Secret
 from agents_io.tls import TlsFiles, tls_of
 from agents_io.transport import MAX_ANSWER_BYTES, Answer, Call, header_text
 from schemas.messages import AgentRegistration
-from schemas.pb.confidence_pb2 import AgentRequest, Capabilities, Health
+from schemas.pb.confidence_pb2 import AgentRequest, Health
 
 SERVICE = "/parallax.confidence.ConfidenceAgent/"
 STANDARD_HEALTH = "/grpc.health.v1.Health/Check"
@@ -65,17 +64,6 @@ _ROOM = 64 * 1024
 _NAME = re.compile(r"[0-9a-z_.-]+", re.ASCII)
 
 Metadata = list[tuple[str, str]]
-
-
-@dataclass(frozen=True, slots=True)
-class AgentSkills:
-    """What a gRPC agent reports of itself. `scores`: how well it does each capability."""
-
-    agent_id: str
-    name: str
-    capabilities: tuple[str, ...]
-    expertise_level: float = 0.0
-    scores: dict[str, float] = field(default_factory=dict)
 
 
 class _Prepared:
@@ -176,19 +164,6 @@ class GrpcTransport:
             raise Unsupported("the agent has no health check") from None
         except DecodeError:
             raise BadResponse("the agent's health is not a HealthCheckResponse message") from None
-
-    async def capabilities(self, agent: AgentRegistration, timeout_s: float) -> AgentSkills:
-        """What the agent reports it can do. Raises `AgentError`; `Unsupported`: it does not report it."""
-        try:
-            raw = await self._ask(self._prepared.get(agent), SERVICE + "GetCapabilities", b"", timeout_s)
-            said = Capabilities.FromString(raw)
-        except NotImplementedByAgent:
-            raise Unsupported("the agent does not report its capabilities") from None
-        except DecodeError:
-            raise BadResponse("the agent's capabilities are not a Capabilities message") from None
-        return AgentSkills(
-            said.agent_id, said.name, tuple(said.capabilities), said.expertise_level, dict(said.capability_scores)
-        )
 
     async def close(self) -> None:
         await self.channels.close()

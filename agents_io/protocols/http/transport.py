@@ -7,8 +7,6 @@ It never retries and decides nothing about the agent.
 
 from __future__ import annotations
 
-import ssl
-
 import httpx
 
 from agents_io.http.exchange import HttpExchange, within
@@ -36,17 +34,10 @@ class HttpTransport:
     """Calls agents of protocol `http`; one instance, one connection pool, for all of a worker's agents."""
 
     def __init__(
-        self,
-        transport: httpx.AsyncBaseTransport | None = None,
-        *,
-        max_connections: int = 1000,
-        max_answer_bytes: int = MAX_ANSWER_BYTES,
-        ssl_context: ssl.SSLContext | None = None,
+        self, transport: httpx.AsyncBaseTransport | None = None, *, max_answer_bytes: int = MAX_ANSWER_BYTES
     ) -> None:
-        """`transport`: in place of a connection pool of its own. `max_connections`: at least the calls in flight."""
-        self._http = HttpExchange(
-            transport, max_connections=max_connections, max_answer_bytes=max_answer_bytes, ssl_context=ssl_context
-        )
+        """`transport`: in place of a connection pool of its own."""
+        self._http = HttpExchange(transport, max_answer_bytes=max_answer_bytes)
         self._agents = PerAgent(_Agent)
 
     async def call(self, agent: AgentRegistration, call: Call) -> Answer:

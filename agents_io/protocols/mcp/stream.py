@@ -37,6 +37,7 @@ MAX_FAILED = 3
 MAX_REPLIES = 100
 """Answers to a server's own requests within one call."""
 MAX_LISTENERS = 100
+"""Each holds a connection of the pool."""
 LINGER_S = 10.0
 """How often to check that a session with an open stream is still in use."""
 OPENED_WITHIN_S = 0.2
@@ -113,10 +114,8 @@ Reply = tuple[httpx.Response, Any, bytes]
 class McpStream:
     """Makes requests over one connection pool."""
 
-    def __init__(self, http: HttpExchange, best_effort: BestEffortRequests, max_listeners: int = MAX_LISTENERS) -> None:
-        """`max_listeners`: each holds a connection of the pool."""
+    def __init__(self, http: HttpExchange, best_effort: BestEffortRequests) -> None:
         self._listeners: set[asyncio.Task[None]] = set()
-        self._max_listeners = max_listeners
         self._http = http
         self._best_effort = best_effort
 
@@ -178,7 +177,7 @@ class McpStream:
         """Read what the server sends outside of answers while the session is in use: it checks there whether the client
         is alive.
         """
-        if session.modern or not session.key or server.is_mute or len(self._listeners) >= self._max_listeners:
+        if session.modern or not session.key or server.is_mute or len(self._listeners) >= MAX_LISTENERS:
             return
         if session.listener is not None and not session.listener.done():
             return

@@ -45,17 +45,13 @@ class McpTransport:
     """Calls agents of protocol `mcp`; one instance serves all of a worker's agents."""
 
     def __init__(
-        self,
-        transport: httpx.AsyncBaseTransport | None = None,
-        *,
-        max_connections: int = 1000,
-        max_answer_bytes: int = MAX_ANSWER_BYTES,
+        self, transport: httpx.AsyncBaseTransport | None = None, *, max_answer_bytes: int = MAX_ANSWER_BYTES
     ) -> None:
         """`transport`: in place of a connection pool of its own."""
-        self._http = HttpExchange(transport, max_connections=max_connections, max_answer_bytes=max_answer_bytes)
+        self._http = HttpExchange(transport, max_answer_bytes=max_answer_bytes)
         self._servers = PerAgent(Server)
         self._best_effort = BestEffortRequests()
-        self._stream = McpStream(self._http, self._best_effort, max(1, max_connections // 10))
+        self._stream = McpStream(self._http, self._best_effort)
         self._number = 0
 
     async def call(self, agent: AgentRegistration, call: Call) -> Answer:

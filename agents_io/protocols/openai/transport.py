@@ -51,14 +51,10 @@ class OpenAiTransport:
     """Calls agents of protocol `openai`; one instance serves all of a worker's agents."""
 
     def __init__(
-        self,
-        transport: httpx.AsyncBaseTransport | None = None,
-        *,
-        max_connections: int = 1000,
-        max_answer_bytes: int = MAX_ANSWER_BYTES,
+        self, transport: httpx.AsyncBaseTransport | None = None, *, max_answer_bytes: int = MAX_ANSWER_BYTES
     ) -> None:
         """`transport`: in place of a connection pool of its own."""
-        self._http = HttpExchange(transport, max_connections=max_connections, max_answer_bytes=max_answer_bytes)
+        self._http = HttpExchange(transport, max_answer_bytes=max_answer_bytes)
         self._models = PerAgent(_Model)
 
     async def call(self, agent: AgentRegistration, call: Call) -> Answer:

@@ -183,11 +183,6 @@ class Detectors:
         """Add an outcome that was reported later: it only affects the calibration."""
         return self._calibration(confidence, success, at)
 
-    @property
-    def correlation(self) -> float:
-        """Lag-1 correlation of the series, as measured."""
-        return self._level.test.correlation
-
     # Further rules of the original
 
     def _low(self, at: Moment) -> list[Anomaly]:

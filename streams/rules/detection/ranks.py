@@ -230,12 +230,6 @@ class RankTest(DriftDetector):
         products[6] = along * keep + slow * score
         return expected, deviation
 
-    @property
-    def correlation(self) -> float:
-        """Lag-1 correlation of the scores, as measured; 0 while unknown."""
-        left, lagged = self._products[3], self._products[4]
-        return lagged / left if left > 0 else 0.0
-
     def to_json(self) -> list[Any]:
         """A JSON-able form; of the histogram, the counts from the lowest to the highest bin seen, base64, and that lowest bin."""
         low, high = self.range

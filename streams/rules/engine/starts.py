@@ -27,14 +27,14 @@ TELL_EVERY = 6
 class OpeningTries:
     """The tries to open one partition. `pause_s`: before the next one; `tries`: those that failed at the brokers.
 
-    >>> opening = OpeningTries(0.0)
+    >>> opening = OpeningTries()
     >>> for _ in range(UNAUTHORIZED_TRIES):
     ...     opening.failed(transient=False, unauthorized=True)
     >>> opening.pause_s, opening.tries, opening.is_hopeless()
     (5.0, 6, True)
     """
 
-    pause_s: float
+    pause_s: float = 0.0
     tries: int = 0
     _refused: int = 0
 

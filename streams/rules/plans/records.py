@@ -63,7 +63,7 @@ class PlanRecorder(TaskRecorder):
             output.fallback.fallback = self._plan_result(
                 plan_result(run, over, now_ms, whole=False, each=False), now_ms
             )
-        data = progress(run) | {"status": over.verdict.status, "executionTime": now_ms - run.accepted_ms}
+        data = progress(run) | {"status": over.verdict.status, "executionTime": run.age_ms(now_ms)}
         if over.outcome.confidence is not None:
             data["confidence"] = over.outcome.confidence
         if over.verdict.error is not None:
@@ -87,7 +87,7 @@ class PlanRecorder(TaskRecorder):
         itself.
         """
         end = end_of(origin, run, over)
-        timing = Timing(now_ms - origin.accepted_ms, 0, now_ms - run.accepted_ms, origin.wait_ms)
+        timing = Timing(max(0, now_ms - origin.accepted_ms), 0, run.age_ms(now_ms), origin.wait_ms)
         if end.status == "success":
             success = Success(end.value or b"null", 0.0 if end.confidence is None else end.confidence)
             return self.succeeded(origin.task, origin.echo, origin.agent_id, success, timing, False, now_ms)
@@ -144,10 +144,10 @@ class PlanRecorder(TaskRecorder):
         content = {"planId": plan_id, "sequence": sequence, "entries": [orjson.Fragment(row) for row in rows]}
         return self._memory(self.steps_key(plan_id, sequence), "steps", content, partition, now_ms)
 
-    def seen(self, chunk: Chunk, slots: int, partition: int, now_ms: int) -> Output:
+    def seen(self, chunk: Chunk, partition: int, now_ms: int) -> Output:
         """Ids of plans that have their results."""
-        content = {"sequence": chunk.sequence, "digests": b64encode(chunk.digests).decode()}
-        return self._memory(f"{self.app}/seen/{chunk.sequence % slots}", "seen", content, partition, now_ms)
+        content = {"sequence": chunk.sequence, "digests": b64encode(chunk.digests).decode(), "slot": chunk.slot}
+        return self._memory(f"{self.app}/seen/{chunk.slot}", "seen", content, partition, now_ms)
 
     def forget(self, key: str, partition: int) -> Output:
         return Output(STATE, key.encode(), None, partition=partition)

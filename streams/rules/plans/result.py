@@ -36,7 +36,7 @@ def plan_result(run: PlanRun, over: Over, now_ms: int, whole: bool = True, each:
         wire["error"] = over.verdict.error
     if not each:
         wire["reference"] = {"topic": "results", "key": plan.id}
-    wire |= {"executionTime": now_ms - run.accepted_ms, "timestamp": format_time(now_ms)}
+    wire |= {"executionTime": run.age_ms(now_ms), "timestamp": format_time(now_ms)}
     return wire
 
 

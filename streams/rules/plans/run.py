@@ -111,6 +111,10 @@ class PlanRun:
             heappop(self._deadlines)
         return self._nodes[ROOT].deadline_ms
 
+    def age_ms(self, now_ms: int) -> int:
+        """Since it was accepted, maybe by another worker, whose clock may have been ahead."""
+        return max(0, now_ms - self.accepted_ms)
+
     def begin(self) -> list[Action]:
         """The first steps."""
         return self._work(deque(), ROOT, self.graph.begin(), self.accepted_ms)
@@ -350,5 +354,6 @@ def _end_of(node: _Node, verdict: Verdict, said: Outcome, now_ms: int) -> End:
         wire["error"] = verdict.error
     if said.confidence is not None:
         wire["confidence"] = said.confidence
-    wire |= {"executionTime": now_ms - node.began_ms, "retries": 0, "cached": False, "timestamp": format_time(now_ms)}
+    execution_ms = max(0, now_ms - node.began_ms)  # as in `PlanRun.age_ms`
+    wire |= {"executionTime": execution_ms, "retries": 0, "cached": False, "timestamp": format_time(now_ms)}
     return End(wire, said.value)

@@ -190,9 +190,9 @@ def answer_attributes(provider: str, metadata: Mapping[str, Any]) -> Attributes:
     return found
 
 
-def confidence_attributes(confidence: float, name: str = "confidence") -> Attributes:
+def confidence_attributes(confidence: float) -> Attributes:
     """Attributes of the event `gen_ai.evaluation.result`."""
-    return {"gen_ai.evaluation.name": name, "gen_ai.evaluation.score.value": confidence}
+    return {"gen_ai.evaluation.name": "confidence", "gen_ai.evaluation.score.value": confidence}
 
 
 def plan_name(plan: Blueprint, template: str | None) -> str:

@@ -71,11 +71,10 @@ class Means:
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """Confidence per hour (positive: improving) and its standard error; `windows` it rests on."""
+    """Confidence per hour (positive: improving) and its standard error."""
 
     slope: float
     error: float
-    windows: int
 
 
 def trend(means: Sequence[Mean]) -> Trend | None:
@@ -94,4 +93,4 @@ def trend(means: Sequence[Mean]) -> Trend | None:
     slope = math.fsum(count * (x - centre) * (y - middle) for x, count, y, _ in rows) / spread
     around = math.fsum(count * (y - middle - slope * (x - centre)) ** 2 for x, count, y, _ in rows) / (len(rows) - 2)
     within = math.fsum(count * (x - centre) ** 2 * variance for x, count, _, variance in rows) / spread
-    return Trend(round(slope, 9), round(math.sqrt(max(around, within) / spread), 9), len(rows))
+    return Trend(round(slope, 9), round(math.sqrt(max(around, within) / spread), 9))

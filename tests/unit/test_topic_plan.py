@@ -8,9 +8,8 @@ import re
 import pytest
 
 from schemas.topics import BY_NAME, DEFAULT_PARTITIONS, INTAKE, LARGE_RECORD_BYTES, dead_letter_topics, full_name
-from streams.broker import topics_admin
-from streams.broker.topics_admin import TopicChange, plan, wanted
-from streams.rules.broker import topic_settings
+from streams.rules.broker import topic_plan, topic_settings
+from streams.rules.broker.topic_plan import TopicChange, plan, wanted
 from streams.rules.broker.topic_settings import SettingError, candidates, parse_overrides
 
 P = "p."
@@ -24,7 +23,7 @@ def decided(existing: dict[str, int], partitions: int | None) -> dict[str, Topic
 
 def test_doctests() -> None:
     """The examples in the module hold."""
-    assert doctest.testmod(topics_admin).failed == 0
+    assert doctest.testmod(topic_plan).failed == 0
 
 
 def test_everything_wanted_once_with_dead_letters_that_hold_the_largest_record() -> None:

@@ -1,0 +1,95 @@
+"""Plans that cannot be run, and what a bug of ours costs: a result if there is an id to answer, else a dead letter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from schemas.codec import decode
+from schemas.exact_json import loads
+from schemas.messages import PlanResult
+from streams.plans import handler
+from streams.plans.outcomes import PlanOutcomes
+from streams.rules.plans.run import PlanRun
+from tests.support.coordinating import Coordinating, one, topics
+from tests.support.partition_fakes import intake
+from tests.support.plans import plan, task
+
+pytestmark = pytest.mark.virtual_time
+
+
+@pytest.mark.parametrize(
+    ("value", "outcome", "reason"),
+    [
+        (b"{no json", "dlq.plans", "is not JSON"),
+        (b"[]", "dlq.plans", "must be a JSON object"),
+        ({"tasks": []}, "dlq.plans", "id: must be a string"),
+        (plan("a", "a"), "plan-results", "tasks.1.id"),
+        (plan("a", task("b") | {"payload": "x" * 3000}), "plan-results", "bytes; at most 2000 are accepted"),
+    ],
+)
+async def test_what_cannot_be_run_is_answered_or_put_aside(value: Any, outcome: str, reason: str) -> None:
+    """Answered where there is an id to answer to."""
+    it = Coordinating(plans={"max_plan_bytes": 2000})
+    raw = value if isinstance(value, bytes) else orjson.dumps(value)
+    it.handler.process("plans", intake(1, raw, source="plans"))
+    [(_, _, outputs)] = it.partition.ended
+    found = next(output for output in outputs if output.topic == outcome)
+    if outcome == "plan-results":
+        result = decode(PlanResult, found.value, found.headers)
+        assert (result.status, result.results) == ("failure", [])
+        assert result.error is not None
+        assert reason in result.error.message
+    else:
+        assert found.value == raw
+        assert reason in dict(found.headers)["__dlq.errors.message"].decode()
+
+
+async def test_a_refused_plan_names_what_was_given_and_what_is_allowed() -> None:
+    """In its result; where there is no id to answer to, in the dead letter."""
+    it = Coordinating()
+    error = one(it.plan(plan("a", strategy="roulette")), "plan-results")["error"]
+    assert error["code"] == "invalid_plan"
+    assert error["message"] == "strategy: input should be 'all', 'race', 'allSettled' or 'weighted', not 'roulette'"
+    for number, (data, reason) in enumerate(
+        (
+            (plan("a", id=7), "id: must be a string of 1 to 256 characters, not 7"),
+            ([1], "value: must be a JSON object, not an array"),
+        )
+    ):
+        it.plan(data)
+        dead_letter, event = it.partition.ended[number + 1][2]
+        assert dict(dead_letter.headers)["__dlq.errors.message"].decode() == reason
+        assert loads(event.value or b"")["data"]["reason"] == reason
+
+
+async def test_a_step_too_large_to_be_sent_fails_without_being_sent() -> None:
+    """Its task would be refused by dispatch; as would one that a sequence's answers blew up."""
+    it = Coordinating(dispatch={"max_task_bytes": 1500})
+    told = it.plan(plan("a", "b", kind="sequential"))
+    told = it.step("p", 0, result="x" * 1000)
+    assert topics(told) == ["plan-results", "plan:failed"]
+    assert one(told, "plan-results")["error"]["code"] == "too_large"
+
+
+@pytest.mark.parametrize("broken_part", [(PlanOutcomes, "began"), (PlanRun, "begin"), (handler, "opened")])
+async def test_a_bug_of_our_own_costs_one_plan_its_answer(
+    monkeypatch: pytest.MonkeyPatch, broken_part: tuple[Any, str]
+) -> None:
+    """As it begins: it is answered as failed and nothing of it goes on, also after a restart; the next one is run."""
+    it = Coordinating()
+
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*broken_part, broken)
+        told = it.plan(plan("x"))
+    assert topics(told) == ["plan-results", "plan:failed"]
+    assert one(told, "plan-results")["error"]["code"] == "internal"
+    assert it.count("parallax_plans_active") == 0
+    it.restart()
+    assert topics(it.plan(plan("x"))) == ["plan:duplicate"]
+    assert topics(it.plan(plan("x", id="b"))) == ["plan:started", "tasks"]
