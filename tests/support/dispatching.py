@@ -21,6 +21,7 @@ from schemas.exact_json import loads
 from schemas.messages import AgentRegistration
 from streams.agents.agent_statuses import AgentStatuses
 from streams.agents.table import AgentTable
+from streams.dispatch.backlogs import Backlogs
 from streams.dispatch.balancer import Balancer
 from streams.dispatch.callers import CallerFactory
 from streams.dispatch.context import DispatchContext
@@ -33,6 +34,7 @@ from streams.rules.dispatch.records import DispatchRecorder
 from streams.rules.records import Output
 from streams.settings import Settings
 from streams.tracing.spans import Tracing
+from tests.support.memory import held
 from tests.support.partition_fakes import intake
 from tests.support.wait import settle, until
 
@@ -221,12 +223,13 @@ class Dispatching:
             tracing=tracing,
         )
         self.handler = DispatchHandler(partition or cast("PartitionProcessor", self.partition), context, kept)
+        [self._backlogs] = held(self.handler, Backlogs)
         self.register(**AGENT)
 
     @property
     def resting(self) -> int:
         """How many tasks wait on their topic."""
-        return self.handler.resting()
+        return len(self._backlogs)
 
     def wall_ms(self) -> int:
         """The wall clock, as far ahead as the test wants."""

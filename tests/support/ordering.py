@@ -54,7 +54,7 @@ def back(one: Dispatching, output: Output, offset: int) -> None:
 
 def nothing_left(one: Dispatching) -> bool:
     """Every task has ended, and no key is remembered."""
-    if one.memory.count or one.handler.resting():
+    if one.memory.count or one.resting:
         return False
     return not (held(one.handler, TaskRun) or held(one.handler, OrderedKey))
 

@@ -256,7 +256,7 @@ async def test_a_relocated_task_keeps_its_turn_here_too(make: Any) -> None:
     for offset in range(30):
         back(one, moved(one, offset), 100 + offset)
     await settle()
-    assert one.handler.resting() >= 30 - 1 - ordering.KEEP, "one is called"
+    assert one.resting >= 30 - 1 - ordering.KEEP, "one is called"
     one.transport.gate.set()
     await all_gone(one)
     assert one.transport.tasks == [f"tasks-{offset}" for offset in range(30)]
