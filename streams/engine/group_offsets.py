@@ -87,16 +87,16 @@ class _StableOffsetsRequest(Request[_Struct]):  # type: ignore[misc]
     API_KEY = 9
 
     def __init__(self, group: str, tps: Sequence[TopicPartition]) -> None:
-        self._group = group
-        self._rows: dict[str, list[int]] = defaultdict(list)
+        self.group = group
+        self.partitions: dict[str, list[int]] = defaultdict(list)
         for tp in tps:
-            self._rows[tp.topic].append(tp.partition)
+            self.partitions[tp.topic].append(tp.partition)
 
     def build(self, request_struct_class: type[_Struct]) -> _Struct:
         topics: list[tuple[str, list[int], dict[int, bytes]]] = [
-            (topic, numbers, {}) for topic, numbers in self._rows.items()
+            (topic, numbers, {}) for topic, numbers in self.partitions.items()
         ]
-        return request_struct_class(self._group, topics, True, {})
+        return request_struct_class(self.group, topics, True, {})
 
 
 async def committed_offsets(

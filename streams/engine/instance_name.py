@@ -66,10 +66,10 @@ class _NamedHeartbeat(Request[_Struct]):  # type: ignore[misc]
     API_KEY = 12
 
     def __init__(self, *, group: str, generation: int, member_id: str, instance_id: str) -> None:
-        self._given = group, generation, member_id, instance_id
+        self.fields = group, generation, member_id, instance_id
 
     def build(self, request_struct_class: type[_Struct]) -> _Struct:
-        return request_struct_class(*self._given)
+        return request_struct_class(*self.fields)
 
 
 async def is_taken(consumer: AIOKafkaConsumer) -> bool:

@@ -118,10 +118,10 @@ class _MetadataRequest(Request[_MetadataStruct]):  # type: ignore[misc]
     API_KEY = 3
 
     def __init__(self, topics: Collection[str]) -> None:
-        self._topics = topics
+        self.topics = topics
 
     def build(self, request_struct_class: type[_MetadataStruct]) -> _MetadataStruct:
-        return request_struct_class([(NO_ID, topic, {}) for topic in self._topics], False, False, {})
+        return request_struct_class([(NO_ID, topic, {}) for topic in self.topics], False, False, {})
 
 
 class _EpochEndResponse(Response):  # type: ignore[misc]
@@ -164,11 +164,11 @@ class _EpochEndRequest(Request[_EpochEndStruct]):  # type: ignore[misc]
     API_KEY = 23
 
     def __init__(self, epochs: Mapping[TopicPartition, int]) -> None:
-        self._epochs = epochs
+        self.epochs = epochs
 
     def build(self, request_struct_class: type[_EpochEndStruct]) -> _EpochEndStruct:
         rows: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
-        for tp, epoch in self._epochs.items():
+        for tp, epoch in self.epochs.items():
             rows[tp.topic].append((tp.partition, -1, epoch))
         return request_struct_class(list(rows.items()))
 

@@ -112,10 +112,10 @@ class _DescribeTransactions(Request[_DescribeStruct]):  # type: ignore[misc]
     API_KEY = 65
 
     def __init__(self, ids: Sequence[str]) -> None:
-        self._ids = list(ids)
+        self.ids = list(ids)
 
     def build(self, request_struct_class: type[_DescribeStruct]) -> _DescribeStruct:
-        return request_struct_class(self._ids, {})
+        return request_struct_class(self.ids, {})
 
 
 async def end_left_open(

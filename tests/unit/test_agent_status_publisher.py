@@ -13,7 +13,7 @@ from agents_io.calling.caller import Caller
 from agents_io.errors import ServerError
 from schemas.codec import decode
 from schemas.messages import AgentRegistration, AgentStanding
-from streams.agents.agent_status_publisher import REPEAT_MS, AgentStatusPublisher, _changed
+from streams.agents.agent_status_publisher import REPEAT_MS, AgentStatusPublisher, is_news
 from streams.metrics import DispatchMetrics
 from streams.rules.records import Output
 from tests.support.dispatching import Dispatching
@@ -127,8 +127,8 @@ async def test_what_its_confidence_is_worth_is_told_once_it_is_known_and_when_it
     told = [(agent_status.confidence, agent_status.calibrated_confidence) for agent_status in rig.records]
     assert told == [(0.9, None), (0.9, 0.8), (0.9, 0.584)]
     first = rig.records[1]
-    assert not _changed(first, first.model_copy(update={"calibrated_confidence": 0.68})), "not worth a record"
-    assert _changed(first, first.model_copy(update={"calibrated_confidence": 0.584}))
+    assert not is_news(first, first.model_copy(update={"calibrated_confidence": 0.68})), "not worth a record"
+    assert is_news(first, first.model_copy(update={"calibrated_confidence": 0.584}))
     rig.handler.close()
 
 

@@ -60,12 +60,17 @@ class Rig:
         self.producer.partitions["tasks"] = 4
         left = list(fakes)
 
+        def made(**options: Any) -> FakeProducer:
+            assert options["enable_idempotence"] is True
+            assert options["acks"] == "all"
+            return left.pop(0)
+
         async def idempotent(_: Settings) -> bool:
             return True
 
         monkeypatch.setattr(module, "supports_idempotence", idempotent)
         monkeypatch.setattr(module, "RETRY_PAUSE_S", 0.0)
-        monkeypatch.setattr(module, "AIOKafkaProducer", lambda **_: left.pop(0))
+        monkeypatch.setattr(module, "AIOKafkaProducer", made)
 
 
 REQUEST = Request("t1", b"a1", b"{}", agent=True)
