@@ -41,7 +41,7 @@ class Known(PlanHandler):
         return self.plans.get(plan_id)
 
 
-class Told(Addresses):
+class FakeAddresses(Addresses):
     """The table of addresses that the leader sent."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Worker:
     """An API over a role whose engine has certain partitions open."""
 
     def __init__(self, plans: dict[str, Any], group: str = "app-plans", token: Secret | None = None) -> None:
-        self.addresses = Told()
+        self.addresses = FakeAddresses()
         self.assigned = asyncio.Event()
         self.assigned.set()
         self.processors: dict[int, Any] = {}
