@@ -79,7 +79,7 @@ class FakeRegistry:
     def add(self, schema: Any, kind: str = "AVRO", references: Any = (), subject: str = "s") -> int:
         """Register one; its id."""
         text = schema if isinstance(schema, str) else json.dumps(schema)
-        found = self._register(subject, {"schema": text, "schemaType": kind, "references": list(references)})
+        found = self.register(subject, {"schema": text, "schemaType": kind, "references": list(references)})
         return int(found["id"])
 
     def guid_of(self, schema_id: int) -> str:
