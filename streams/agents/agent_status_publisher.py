@@ -121,14 +121,14 @@ class AgentStatusPublisher:
         """Publish the agent's status if it changed. `caller`: None if it has not been called yet."""
         last = self._published.get(agent_id) or self._agent_statuses.get(agent_id)
         agent_status = self._agent_status(agent_id, caller, last)
-        if agent_id in self._published and last is not None and not _changed(last, agent_status):
+        if agent_id in self._published and last is not None and not is_news(last, agent_status):
             return
         self._published[agent_id] = agent_status
         # An agent that dials in and has not connected yet is absent.
         was_well = connected(self._lookup(agent_id)) is None if last is None else last.healthy
         if agent_status.healthy != was_well:
             self._publish_health(agent_status, last)
-        if last is None or _changed(last, agent_status):
+        if last is None or is_news(last, agent_status):
             wire = agent_status.model_dump(by_alias=True, exclude_none=True)
             self._emit(Output("standings", agent_id.encode(), pack(wire)))
 
@@ -218,7 +218,7 @@ class AgentStatusPublisher:
         return found
 
 
-def _changed(last: AgentStanding, now: AgentStanding) -> bool:
+def is_news(last: AgentStanding, now: AgentStanding) -> bool:
     """Whether the difference is worth a record."""
     if (last.circuit, last.open_until is None, last.healthy, last.reason, last.concurrency) != (
         now.circuit, now.open_until is None, now.healthy, now.reason, now.concurrency

@@ -101,8 +101,8 @@ def add(
         "capabilities": capability or None,
         "limits": {name: value for name, value in limits.items() if value is not None} or None,
         "metadata": _metadata(metadata) or None,
-        "auth": _auth(auth_env, auth_header),
-        "confidence": None if confidence is None else _confidence(confidence),
+        "auth": auth_of(auth_env, auth_header),
+        "confidence": None if confidence is None else confidence_of(confidence),
     }
     if file is not None:
         if agent_id is not None or discover is not None or any(value is not None for value in flags.values()):
@@ -146,7 +146,7 @@ def _validated(data: Any, where: str = "agents add", can_work: bool = True) -> N
         raise CommandError(f"{where}: {error.message}", USAGE) from None
 
 
-def _auth(env: str | None, header: str | None) -> dict[str, Any] | None:
+def auth_of(env: str | None, header: str | None) -> dict[str, Any] | None:
     if header is None:
         return None if env is None else {"env": env}
     if env is None:
@@ -154,7 +154,7 @@ def _auth(env: str | None, header: str | None) -> dict[str, Any] | None:
     return {"env": env, "scheme": "header", "header": header}
 
 
-def _confidence(text: str) -> dict[str, Any]:
+def confidence_of(text: str) -> dict[str, Any]:
     """An option such as `constant=0.8` in the form of a registration."""
     source, _, rest = text.partition("=")
     if source == "constant":

@@ -71,7 +71,7 @@ def _anomaly(value: bytes | None) -> list[dict[str, Any]]:
 
 def _list(episodes: list[dict[str, Any]], form: Format, follow: bool) -> None:
     if form is Format.text:
-        rows_as(form, [_row(found) for found in episodes], COLUMNS)
+        rows_as(form, [row_of(found) for found in episodes], COLUMNS)
         if not episodes:
             say("no anomaly yet")
     elif follow:
@@ -83,13 +83,13 @@ def _list(episodes: list[dict[str, Any]], form: Format, follow: bool) -> None:
 
 def _one(found: dict[str, Any], form: Format) -> None:
     if form is Format.text:
-        row = _row(found)
+        row = row_of(found)
         line("  ".join(cell(row[name]) for name in COLUMNS))
     else:
         json_line(found)
 
 
-def _row(found: dict[str, Any]) -> dict[str, Any]:
+def row_of(found: dict[str, Any]) -> dict[str, Any]:
     details = found.get("details") or {}
     row = {name: found.get(name) for name in COLUMNS[:6]}
     return row | {

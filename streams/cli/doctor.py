@@ -61,8 +61,8 @@ async def _examine(settings: Settings) -> tuple[list[dict[str, Any]], int]:
         rows += await _retention(settings)
     rows.append(await _guarantee(settings))
     rows += await _neighbours(settings)
-    rows += await _schema_registry()
-    rows += _port_of_agents(settings) + _open_addresses(settings)
+    rows += await check_schema_registry()
+    rows += check_port_of_agents(settings) + check_open_addresses(settings)
     return rows, FAILED if any(row["state"] == "failed" for row in rows) else 0
 
 
@@ -70,7 +70,7 @@ def _row(check: str, state: str, detail: str) -> dict[str, Any]:
     return {"check": check, "state": state, "detail": detail}
 
 
-def _port_of_agents(settings: Settings) -> list[dict[str, Any]]:
+def check_port_of_agents(settings: Settings) -> list[dict[str, Any]]:
     """The agents' port. No row while it is plain text on this machine only."""
     from agents_io.errors import Unsupported
     from streams.grpc_tls import TlsUnusable, judge, mistrust
@@ -90,7 +90,7 @@ def _port_of_agents(settings: Settings) -> list[dict[str, Any]]:
     return [_row("grpc", "ok", "TLS" if given.client_ca_file is None else "TLS, for those who show a certificate")]
 
 
-def _open_addresses(settings: Settings) -> list[dict[str, Any]]:
+def check_open_addresses(settings: Settings) -> list[dict[str, Any]]:
     """Addresses with which a worker would refuse to start, or would serve everyone. No row if all are guarded."""
     from streams.exposure import open_addresses
     from streams.tokens import TokenUnusable, check_tokens
@@ -158,7 +158,7 @@ async def _neighbours(settings: Settings) -> list[dict[str, Any]]:
     return [_row("other workers", "failed", sentence) for sentence in found]
 
 
-async def _schema_registry() -> list[dict[str, Any]]:
+async def check_schema_registry() -> list[dict[str, Any]]:
     """The Schema Registry. No row if none is set."""
     from streams.schema_registry import SchemaUnavailable, registry
 

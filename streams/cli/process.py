@@ -81,12 +81,13 @@ def worker(
         insecure=insecure,
     )
     configure_logs(settings)
-    code = in_fast_loop(_work(settings, output or Format.text))
+    code = in_fast_loop(run_worker(settings, output or Format.text))
     if code != OK:
         raise typer.Exit(code)
 
 
-async def _work(settings: Settings, form: Format) -> int:
+async def run_worker(settings: Settings, form: Format) -> int:
+    """Run it until a signal, see `stop_on_signals`; returns the exit code."""
     from streams import worker as engine
 
     stop = asyncio.Event()

@@ -113,7 +113,7 @@ async def _stats(
     elif len(agents) > 1:
         _compare(summaries, windows, interval)
     else:
-        _show(summaries[agents[0]], windows[agents[0]], interval)
+        show(summaries[agents[0]], windows[agents[0]], interval)
 
 
 async def _windows(settings: Settings, agents: tuple[str, ...]) -> AsyncIterator[Aggregate]:
@@ -163,7 +163,7 @@ def _cells(part: dict[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def _show(summary: dict[str, Any], windows: list[Aggregate], interval: str) -> None:
+def show(summary: dict[str, Any], windows: list[Aggregate], interval: str) -> None:
     from streams.cli.summary import averages
 
     rows = [("all", summary), *((part["patternName"] or "(none)", part) for part in summary["patterns"])]

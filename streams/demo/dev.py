@@ -61,11 +61,11 @@ def run_dev(flags: Mapping[str, Any], embedded: bool = False) -> int:
     console = make_console()
     try:
         if "bootstrap_servers" in flags:
-            return asyncio.run(_run(load(flags), None, console))
+            return asyncio.run(run_until_signal(load(flags), None, console))
         scripts = None if embedded else installed_kafka()
         broker = EmbeddedBroker() if scripts is None else LocalKafka(scripts)
         settings = load(flags, environ={}, directory=Path(os.devnull).parent)
-        return asyncio.run(_run(settings, broker, console))
+        return asyncio.run(run_until_signal(settings, broker, console))
     except KeyboardInterrupt:
         sys.stderr.write("parallax: stopped; nothing is left running\n")
         return INTERRUPTED
@@ -86,8 +86,8 @@ class _Terminated(Exception):
     """SIGTERM came."""
 
 
-async def _run(settings: Settings, broker: ChildBroker | None, console: Console) -> int:
-    """Ctrl-C cancels (and is raised again by asyncio.run); SIGTERM ends it in the same way, with exit code 0.
+async def run_until_signal(settings: Settings, broker: ChildBroker | None, console: Console) -> int:
+    """Run it all. Ctrl-C cancels (and is raised again by asyncio.run); SIGTERM ends it in the same way, with exit code 0.
 
     A Kafka client that is starting may swallow the cancel: the event ends what begins after it.
     """

@@ -107,8 +107,8 @@ async def stage(
         for child in scene.children:
             stack.push_async_callback(child.stop)
         # Together: most of the time is imports and joining groups.
-        starts = [child.start(_endpoint, AGENT_START_S) for child in agents.values()]
-        scene.web, *endpoints = await _all(worker.start(_web, WORKER_START_S), *starts)
+        starts = [child.start(endpoint_in, AGENT_START_S) for child in agents.values()]
+        scene.web, *endpoints = await _all(worker.start(web_address_in, WORKER_START_S), *starts)
         scene.agents = dict(zip(agents, endpoints, strict=True))
         await _register(scene)
         say(f"worker   {scene.web}  (pid {worker.pid}; dispatch and statistics)")
@@ -157,12 +157,12 @@ def _worker(scene: Stage, directory: Path, worker_settings: Mapping[str, str]) -
 _FOUND = {"PYTHONPATH": str(Path(streams.__file__).resolve().parent.parent), "PYTHONUNBUFFERED": "1"}
 
 
-def _endpoint(line: str) -> str | None:
+def endpoint_in(line: str) -> str | None:
     """The endpoint in an agent's ready line."""
     return next((word.removeprefix("endpoint=") for word in line.split() if word.startswith("endpoint=")), None)
 
 
-def _web(line: str) -> str | None:
+def web_address_in(line: str) -> str | None:
     """The web address in the worker's ready line."""
     try:
         found = json.loads(line)

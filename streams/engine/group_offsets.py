@@ -69,13 +69,13 @@ class _StableOffsetsRequest(
     ],
 ):
     def __init__(self, group: str, tps: Sequence[TopicPartition]) -> None:
-        self._group = group
-        self._rows: dict[str, list[int]] = defaultdict(list)
+        self.group = group
+        self.partitions: dict[str, list[int]] = defaultdict(list)
         for tp in tps:
-            self._rows[tp.topic].append(tp.partition)
+            self.partitions[tp.topic].append(tp.partition)
 
     def build(self, struct: Any) -> Any:
-        return struct(self._group, [(topic, numbers, {}) for topic, numbers in self._rows.items()], True, {})
+        return struct(self.group, [(topic, numbers, {}) for topic, numbers in self.partitions.items()], True, {})
 
 
 async def committed_offsets(

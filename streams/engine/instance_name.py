@@ -52,10 +52,10 @@ class _NamedHeartbeat(
     """As aiokafka's, with the instance id: without it every answer is "unknown member"."""
 
     def __init__(self, *, group: str, generation: int, member_id: str, instance_id: str) -> None:
-        self._given = group, generation, member_id, instance_id
+        self.fields = group, generation, member_id, instance_id
 
     def build(self, struct: Any) -> Any:
-        return struct(*self._given)
+        return struct(*self.fields)
 
 
 async def is_taken(consumer: AIOKafkaConsumer) -> bool:

@@ -79,10 +79,10 @@ class _MetadataRequest(
     ],
 ):
     def __init__(self, topics: Collection[str]) -> None:
-        self._topics = topics
+        self.topics = topics
 
     def build(self, struct: Any) -> Any:
-        return struct([(NO_ID, topic, {}) for topic in self._topics], False, False, {})
+        return struct([(NO_ID, topic, {}) for topic in self.topics], False, False, {})
 
 
 class _EpochEndRequest(
@@ -112,11 +112,11 @@ class _EpochEndRequest(
     ],
 ):
     def __init__(self, epochs: Mapping[TopicPartition, int]) -> None:
-        self._epochs = epochs
+        self.epochs = epochs
 
     def build(self, struct: Any) -> Any:
         found: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
-        for tp, epoch in self._epochs.items():
+        for tp, epoch in self.epochs.items():
             found[tp.topic].append((tp.partition, -1, epoch))
         return struct(list(found.items()))
 

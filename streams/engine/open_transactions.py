@@ -73,10 +73,10 @@ class _DescribeTransactions(
     ],
 ):
     def __init__(self, ids: Sequence[str]) -> None:
-        self._ids = list(ids)
+        self.ids = list(ids)
 
     def build(self, struct: Any) -> Any:
-        return struct(self._ids, {})
+        return struct(self.ids, {})
 
 
 async def end_left_open(

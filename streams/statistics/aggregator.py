@@ -124,11 +124,11 @@ class Aggregator:
                 await self._linger()
                 async with self._flushing:
                     with contextlib.suppress(Released):
-                        await self._write_overtaken()
-                        await self._flush()
+                        await self.write_overtaken()
+                        await self.count_batch()
                         if self.ready and time.monotonic() - last_tick >= TICK_S:
                             last_tick = time.monotonic()
-                            await self._tick()
+                            await self.tick()
         except asyncio.CancelledError:
             raise
         except Exception as error:
@@ -139,7 +139,11 @@ class Aggregator:
         while True:
             await asyncio.sleep(TICK_S)
             if self.ready:
-                await self._clocks.ask(self._consumer(), self._source_log)
+                await self.ask_log_ends()
+
+    async def ask_log_ends(self) -> None:
+        """Ask for the logs' ends once: a clock advances only where everything is counted."""
+        await self._clocks.ask(self._consumer(), self._source_log)
 
     async def _linger(self) -> None:
         if 0 < len(self._pending) < MAX_BATCH:
@@ -176,9 +180,9 @@ class Aggregator:
         """
         try:
             async with asyncio.timeout(DRAIN_S), self._flushing:
-                await self._write_overtaken()
+                await self.write_overtaken()
                 while self._pending:
-                    await self._flush()
+                    await self.count_batch()
                 if self.ready:
                     await self._send(await self._updates(time.monotonic(), self.releases, all_of_them=True))
         except (TimeoutError, Released):
@@ -201,7 +205,8 @@ class Aggregator:
 
     # One batch
 
-    async def _flush(self) -> None:
+    async def count_batch(self) -> None:
+        """Count what is pending, `MAX_BATCH` points at most, and write it. Raises `Released`."""
         batch = [self._pending.popleft() for _ in range(min(len(self._pending), MAX_BATCH))]
         if not self._pending:
             self._wake.clear()
@@ -283,7 +288,7 @@ class Aggregator:
         for live in touched:
             live.leaving.clear()
 
-    async def _write_overtaken(self) -> None:
+    async def write_overtaken(self) -> None:
         """Write the newest rows again where an earlier owner left an older one after them."""
         if self.ready and self._table.has_overtaken and await self._consumer().confirm_ownership():
             await self._write(self._table.overtaken(), self.releases)
@@ -337,7 +342,8 @@ class Aggregator:
 
     # The clock
 
-    async def _tick(self) -> None:
+    async def tick(self) -> None:
+        """Publish what is due and close what only time closes, for the series whose turn it is. Raises `Released`."""
         now, releases = time.monotonic(), self.releases
         await self._send(await self._updates(now, releases))
         self._still(releases)

@@ -124,6 +124,10 @@ class Pipeline:
             endpoints[agent_id] = endpoint
         await self._known(set(endpoints), endpoints)
 
+    async def wait_for_agents(self, *ids: str) -> None:
+        """Return when the worker knows agents that registered themselves, or through `client.agents`. Raises `TimeoutError`."""
+        await self._known(set(ids))
+
     async def restart_worker(self) -> None:
         """Stop the worker and start another one in its place."""
         if self._worker is not None:

@@ -170,7 +170,7 @@ def _version() -> str:
         return "unknown"
 
 
-class _Rarely(logging.Filter):
+class Rarely(logging.Filter):
     """Passes one line of each kind in `NOISE_INTERVAL_S`, without its traceback: an absent collector is not the
     worker's fault.
     """
@@ -192,7 +192,7 @@ class _Rarely(logging.Filter):
         return record.levelno >= logging.WARNING
 
 
-_RARELY = _Rarely()
+_RARELY = Rarely()
 
 
 def _quiet() -> None:

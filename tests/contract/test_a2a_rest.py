@@ -92,12 +92,12 @@ async def test_health_is_an_answer_for_a_task_that_does_not_exist(version: Versi
 async def test_a_task_that_the_agent_lost_is_its_failure(version: Version) -> None:
     """404 to a `get`, while 404 to a `send` means that nothing is there."""
     async with rigged(version, binding=REST, states=("working",) * 100) as rig:
-        rig.transport._forget = lambda *_: None  # type: ignore[method-assign, assignment]
         call = asyncio.create_task(rig.call())
         await until(lambda: len(rig.fake.requests) >= 2)
-        rig.fake._texts.clear()
+        rig.fake.error = {"code": -32001, "message": "not found"}
         with pytest.raises(ServerError, match="not found"):
             await call
+        rig.fake.error = None
         rig.fake.script(Step("status", code=404))
         with pytest.raises(ClientError, match="404"):
             await rig.call()

@@ -53,12 +53,10 @@ async def test_session_the_server_forgot_is_opened_again_once() -> None:
         assert len(rig.fake.calls) == 2
 
 
-async def test_server_that_forgets_every_session_is_an_error_and_no_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_server_that_forgets_every_session_is_an_error_and_no_loop() -> None:
     """Two sessions at most for one call."""
     async with rigged() as rig:
-        monkeypatch.setattr(
-            rig.fake, "_legacy", lambda request, method: web.Response(status=404) if method == "tools/call" else None
-        )
+        rig.fake.script(Step("status", code=404))
         with pytest.raises(ClientError, match="404"):
             await rig.call()
         assert rig.fake.opened == 2

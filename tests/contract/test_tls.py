@@ -25,6 +25,7 @@ from schemas.messages import AgentRegistration, SecretRef
 from streams.dispatch.task_kinds import task_kinds
 from streams.settings import Settings
 from streams.settings_parts import HttpTaskSettings
+from tests.support.memory import held
 
 CERTS = Path(__file__).parent.parent / "support" / "tls"
 CA = {"caFile": str(CERTS / "authority.pem")}
@@ -203,7 +204,7 @@ def test_how_many_contexts_are_kept_is_bounded(tmp_path: Path, monkeypatch: pyte
         path = tmp_path / f"{number}.pem"
         shutil.copy(CERTS / "authority.pem", path)
         contexts.get(TlsFiles(str(path)))
-    assert len(contexts._kept) == 2
+    assert len(held(contexts, ssl.SSLContext)) == 2
 
 
 @pytest.mark.parametrize(

@@ -43,9 +43,11 @@ from streams.broker.topics_admin import apply
 from streams.client.connection import workers_present
 from streams.client.feed import Feed
 from streams.client.history import FIRST_LOOK_S
+from streams.client.waiting import Waiting
 from streams.settings import Settings
 from streams.sync import Client as BlockingClient
 from streams.testing import FakeAgent, Pipeline, answer, hang, status
+from tests.support.memory import held
 from tests.support.wait import until
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="module")]
@@ -103,13 +105,13 @@ async def test_an_id_sent_twice_resolves_to_the_first_result(p: Pipeline) -> Non
 async def test_thousands_wait_at_once_and_each_has_its_own_result(p: Pipeline) -> None:
     results = await asyncio.gather(*(p.client.run("echo", {"n": n}) for n in range(2000)))
     assert [result.value["n"] for result in results] == list(range(2000))
-    assert not p.client._results.waiting()
+    assert held(p.client, Waiting) == []
 
 
 async def test_handles_nobody_holds_are_forgotten(p: Pipeline) -> None:
     for n in range(50):
         await p.client.submit("echo", {"n": n})
-    assert len(p.client._results._waiting) == 0
+    assert held(p.client, Waiting) == []
 
 
 async def test_a_wait_that_passes_says_what_to_do_and_the_task_goes_on(p: Pipeline) -> None:

@@ -41,10 +41,28 @@ async def settings(embedded: EmbeddedBroker, settings_for: SettingsFor) -> Setti
     return made
 
 
+class Exchange(KafkaExchange):
+    """Keeps the producers that it makes."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.producers: list[AIOKafkaProducer] = []
+
+    def producer(self, max_record_bytes: int) -> AIOKafkaProducer:
+        self.producers.append(super().producer(max_record_bytes))
+        return self.producers[-1]
+
+
 @pytest.fixture
-async def transport(settings: Settings) -> AsyncIterator[KafkaTransport]:
+def exchange(settings: Settings) -> Exchange:
+    """A worker's clients for agents on Kafka."""
+    return Exchange(settings)
+
+
+@pytest.fixture
+async def transport(exchange: Exchange) -> AsyncIterator[KafkaTransport]:
     """A worker's transport."""
-    made = KafkaTransport(KafkaExchange(settings))
+    made = KafkaTransport(exchange)
     yield made
     await made.close()
 
@@ -82,7 +100,7 @@ async def test_late_reply_is_passed_over(settings: Settings, transport: KafkaTra
     async with FakeKafkaAgent(
         settings.bootstrap_servers, "requests", [answer("late", delay_s=4.0, times=1), answer("new")]
     ) as agent:
-        await transport._open()  # its first call connects, which may take longer than the call below has
+        await transport.open()  # its first call connects, which may take longer than the call below has
         with pytest.raises(CallTimeout, match=r"no answer within 2 s"):
             await call(transport, 2.0)
         assert (await call(transport)).value == "new"
@@ -114,15 +132,18 @@ async def test_without_cancel_records_nothing_is_taken_back(settings: Settings, 
         assert agent.in_flight == 1
 
 
-async def test_producer_whose_task_ended_is_replaced(settings: Settings, transport: KafkaTransport) -> None:
+async def test_producer_whose_task_ended_is_replaced(
+    settings: Settings, exchange: Exchange, transport: KafkaTransport
+) -> None:
     """aiokafka's takes everything then and sends nothing."""
     async with FakeKafkaAgent(settings.bootstrap_servers, "requests"):
         await call(transport)
-        assert transport._producer is not None
-        sender = transport._producer._sender.sender_task
+        [producer] = exchange.producers
+        sender = producer._sender.sender_task
         sender.cancel()
         await asyncio.wait([sender])
         assert (await call(transport)).value == "ok"
+        assert len(exchange.producers) == 2
 
 
 async def test_health_is_whether_the_topic_is_there(settings: Settings, transport: KafkaTransport) -> None:

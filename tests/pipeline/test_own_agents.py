@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from agents_io import Answer, Declined, agent, current_call
 from agents_io.serving.gateway import DialFailed, GatewayAgent
@@ -33,7 +34,7 @@ async def p() -> AsyncIterator[Pipeline]:
 
 async def registered(p: Pipeline, name: str) -> None:
     """Wait until the worker knows an agent that registers itself."""
-    await p._known({name})
+    await p.wait_for_agents(name)
 
 
 async def test_over_http(p: Pipeline) -> None:
@@ -103,18 +104,18 @@ async def test_on_kafka(p: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
             [("correlation-id", b"c"), ("reply-topic", b"no such/topic")],
             [("correlation-id", b"c"), ("reply-topic", b"replies"), ("request-timeout-ms", b"soon")],
         ]
-        for headers in strange:
-            await running._producer.send_and_wait(running.topic, value=b"\xff{", headers=headers)
+        async with AIOKafkaProducer(bootstrap_servers=p.bootstrap_servers) as producer:
+            for headers in strange:
+                await producer.send_and_wait(running.topic, value=b"\xff{", headers=headers)
         await p.client.agents.add("reader", f"kafka://{running.topic}")
-        await p._known({"reader"})
+        await p.wait_for_agents("reader")
         values = [one.value async for one in p.client.map("reader", [{"n": n} for n in range(50)], ordered=True)]
         assert values == list(range(50))
-        async with asyncio.timeout(30):
-            while running._working:
-                await asyncio.wait(tuple(running._working.values()))
-        await running._commit()
-        committed = [await running._consumer.committed(tp) for tp in running._consumer.assignment()]
-        assert sum(offset or 0 for offset in committed) == 50 + len(strange)
+    # Its end waits for what is under way, and commits.
+    async with AIOKafkaConsumer(bootstrap_servers=p.bootstrap_servers, group_id="reader") as consumer:
+        tps = [TopicPartition(running.topic, number) for number in (0, 1)]
+        consumer.assign(tps)
+        assert sum([await consumer.committed(tp) or 0 for tp in tps]) == 50 + len(strange)
 
 
 @pytest.mark.parametrize("conversation", ["c-1", "Gespräch 2"])
@@ -135,7 +136,7 @@ async def test_an_agent_learns_which_conversation_a_call_belongs_to(p: Pipeline,
         KafkaAgent(agent=reading, servers=p.bootstrap_servers, topic=None, group=None, client={}) as running,
     ):
         await p.client.agents.add(reading.id, f"kafka://{running.topic}")
-        await p._known({dialled.id, reading.id})
+        await p.wait_for_agents(dialled.id, reading.id)
         for one in (over_http, dialled, reading):
             seen.clear()
             values = [(await p.client.run(one.id, {"n": 1}, context_id=conversation)).value for _ in range(2)]

@@ -15,6 +15,8 @@ from schemas.messages import Aggregate, Anomaly
 from streams.broker.embedded import EmbeddedBroker
 from streams.broker.topics_admin import apply
 from streams.settings import Settings, load
+from streams.statistics.aggregator import Aggregator
+from streams.statistics.app import StatsApp
 from streams.statistics.processor import NotReady, StatsProcessor
 from tests.support.points import compare, fleet, newest, produce, read_all
 from tests.support.wait import until
@@ -129,21 +131,30 @@ async def test_a_missing_topic_is_one_clear_line(embedded: EmbeddedBroker, prefi
 
 
 async def test_a_fault_inside_faust_is_raised_and_the_processor_is_not_ready(
-    embedded: EmbeddedBroker, prefix: str
+    embedded: EmbeddedBroker, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """mode keeps crashes to itself; `failed` does not, whether the app or the counting broke."""
     settings = _settings(embedded, prefix)
     await apply(settings, 2)
-    for where in ("app", "fold"):
+    apps: list[StatsApp] = []
+
+    def app_of(**parts: Any) -> StatsApp:
+        apps.append(StatsApp(**parts))
+        return apps[-1]
+
+    async def broken(self: Aggregator) -> None:
+        raise RuntimeError("broke")
+
+    monkeypatch.setattr("streams.statistics.processor.StatsApp", app_of)
+    for where in ("app", "counting"):
         processor = StatsProcessor(settings)
         await processor.start()
         try:
             await processor.wait_ready(60)
-            assert processor._app is not None
             if where == "app":
-                await processor._app.crash(RuntimeError("broke"))
+                await apps[0].crash(RuntimeError("broke"))
             else:
-                processor._aggregator.failed(RuntimeError("broke"))
+                monkeypatch.setattr(Aggregator, "count_batch", broken)
             with pytest.raises(RuntimeError, match="broke"):
                 async with asyncio.timeout(10):
                     await processor.failed()

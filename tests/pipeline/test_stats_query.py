@@ -12,8 +12,10 @@ from aiohttp import web
 from streams.broker.embedded import EmbeddedBroker
 from streams.broker.topics_admin import apply
 from streams.settings import Settings
+from streams.statistics.aggregator import Aggregator
 from streams.statistics.api import StatsApi
 from streams.statistics.processor import StatsProcessor
+from tests.support.memory import held
 from tests.support.points import fleet, produce
 from tests.support.wait import until
 
@@ -106,8 +108,9 @@ async def test_two_workers_answer_alike_and_a_move_is_never_a_wrong_number(
         assert 503 in seen
         for worker in (one, two):
             processor = cast("StatsProcessor", worker.processor)
-            held = {live.series.partition for live in processor._aggregator.state}
-            assert held <= set(processor.heads()), "rows of others' partitions would be closed by our clock"
+            [aggregator] = held(processor, Aggregator)
+            kept = {live.series.partition for live in aggregator.state}
+            assert kept <= set(processor.heads()), "rows of others' partitions would be closed by our clock"
     finally:
         await two.stop()
         await one.stop()

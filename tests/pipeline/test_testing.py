@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,11 @@ pytestmark = [pytest.mark.embedded, pytest.mark.timeout(180)]
 
 
 async def test_the_fixtures(pipeline: Pipeline, fake_agent: FakeAgent) -> None:
+    known = asyncio.create_task(pipeline.wait_for_agents("outside"))
+    await asyncio.sleep(0.3)
+    assert not known.done()
     await pipeline.client.agents.add("outside", fake_agent.endpoint)
-    await pipeline._known({"outside"})
+    await known
     assert (await pipeline.client.run("outside", {})).value == "ok"
     scripted = FakeAgent([status(503, times=1), answer("well", 0.8)], id="scripted")
     await pipeline.add(scripted)

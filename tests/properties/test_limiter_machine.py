@@ -63,13 +63,9 @@ class WindowMachine(RuleBasedStateMachine):
     @rule()
     def move(self) -> None:
         """To another worker and back; calls may become up to a millisecond younger, never older."""
-        paused = self.limiter.paused_until > self.now
+        paused, snapshot = self.limiter.paused_until > self.now, self.limiter.snapshot(self.now)
         self.limiter = SlidingWindow.restore(
-            self.limiter.max_requests,
-            self.limiter.window_s,
-            self.limiter.snapshot(self.now),
-            self.now,
-            self.model.late_s,
+            self.limiter.max_requests, self.limiter.window_s, snapshot, self.now, self.model.late_s
         )
         for began in self.running:  # the old owner's calls: they count from now, and their ends are heard of no more
             self.model.end(began, self.now)
@@ -77,8 +73,7 @@ class WindowMachine(RuleBasedStateMachine):
         if paused:
             assert self.limiter.paused_until >= self.model.pause
             self.model.pause = self.limiter.paused_until
-        entries = zip(self.limiter._lasts, self.limiter._counts, strict=True)
-        kept = [last for last, count in entries for _ in range(count)]
+        kept = sorted(self.now - age_ms / 1000 for age_ms, count in snapshot["log"] for _ in range(count))
         known = sorted(self.model.begun)[-len(kept) :] if kept else []
         assert all(0 <= new - old < 0.00101 for new, old in zip(kept, known, strict=True))
         self.model.begun = known_before(self.model.begun, len(kept)) + kept
@@ -114,7 +109,7 @@ def test_large_limit_is_never_exceeded_and_late_by_at_most_a_grain(steps: list[f
             else:
                 exact = sorted(begun)[-limit] + window_s
                 assert now < exact + window_s / entries + 1e-9
-            assert len(window._lasts) <= entries + 2
+            assert len(window.snapshot(now)["log"]) <= entries + 2
     assert most_in_any_window(begun, window_s) <= limit
 
 

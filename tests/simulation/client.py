@@ -98,21 +98,21 @@ class SimClient:
         broker = self._node.broker
         name = type(request).__name__
         if name == "_MetadataRequest":
-            topics = sorted(request._topics)
+            topics = sorted(request.topics)
             found = await self._node.network.request(self._node, lambda: [_topic(broker, topic) for topic in topics])
         elif name == "_EpochEndRequest":
-            epochs = dict(request._epochs)
+            epochs = dict(request.epochs)
             found = await self._node.network.request(
                 self._node,
                 lambda: [(tp.topic, [(0, tp.partition, -1, _epoch_end(broker, tp, n))]) for tp, n in epochs.items()],
             )
         elif name == "_StableOffsetsRequest":
-            rows = [(topic, number) for topic, numbers in request._rows.items() for number in numbers]
+            rows = [(topic, number) for topic, numbers in request.partitions.items() for number in numbers]
             found = await self._node.network.request(
-                self._node, lambda: [(topic, [_offset(broker, request._group, topic, n)], {}) for topic, n in rows]
+                self._node, lambda: [(topic, [_offset(broker, request.group, topic, n)], {}) for topic, n in rows]
             )
         elif name == "_NamedHeartbeat":
-            group, _, member, instance = request._given
+            group, _, member, instance = request.fields
             taken = await self._node.network.request(
                 self._node, lambda: broker.groups[group].is_taken(instance, member)
             )
@@ -123,13 +123,13 @@ class SimClient:
             )
             return Transactions(found)
         elif name == "_DescribeTransactions":
-            ids = frozenset(request._ids)
+            ids = frozenset(request.ids)
             return Transactions(
                 await self._node.network.request(
                     self._node, lambda: [_described(one, logs) for one, logs in broker.ongoing().items() if one in ids]
                 )
             )
-        elif name == "InitProducerIdRequest":
+        elif name == "InitProducerIdRequest":  # aiokafka's, which keeps its fields private
             await self._node.network.request(self._node, lambda: broker.init_producer(request._transactional_id))
             return Answer([])
         else:

@@ -192,6 +192,10 @@ class Worker:
         """Where the log ends for it."""
         return {0: self._end}
 
+    async def accept(self, message: Any) -> bool:
+        """What it read is its own."""
+        return True
+
     async def confirm_ownership(self) -> bool:
         """A worker that was stopped asks before it is: it finds itself the owner."""
         return True
@@ -211,7 +215,7 @@ class Worker:
         wakes_at = rng.randrange(len(world.points) + 1) if world.late else -1
         self.table.recover(rows, self.table.recovery)
         await self.aggregator.load()
-        await self.aggregator._write_overtaken()
+        await self.aggregator.write_overtaken()
         world.old = len(world.changelog)
         while self._position < len(world.points):
             if 0 <= wakes_at <= self._position:
@@ -219,8 +223,8 @@ class Worker:
                 wakes_at = -1
             await self._batch(min(rng.choice((1, 5, LOOK_EVERY)), LOOK_EVERY - self._position % LOOK_EVERY))
             if world.looks and self._position % LOOK_EVERY == 0:
-                await self.aggregator._clocks.ask(self, None)  # type: ignore[arg-type]
-                await self.aggregator._tick()
+                await self.aggregator.ask_log_ends()
+                await self.aggregator.tick()
             if rng.random() < 0.4:
                 world.committed = self._position
         world.wake()
@@ -241,9 +245,9 @@ class Worker:
                 offset=offset,
                 key=b"",
             )
-            self.aggregator._pending.append(message)
+            await self.aggregator.take(message)
         while self.aggregator.pending:
-            await self.aggregator._flush()
+            await self.aggregator.count_batch()
 
 
 async def _lives(world: World) -> State:

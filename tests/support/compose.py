@@ -14,7 +14,7 @@ import yaml
 
 from schemas.times import parse_duration
 from streams.broker.processes import free_port
-from tests.support.kafka import KafkaCluster, _Broker
+from tests.support.kafka import Broker, KafkaCluster
 
 FILE = Path(__file__).resolve().parents[2] / "docker-compose.yml"
 
@@ -52,7 +52,7 @@ class ComposedKafka(KafkaCluster):
 
     inside: str = field(default="", init=False)
 
-    def _properties(self, node: _Broker) -> str:
+    def properties(self, node: Broker) -> str:
         ports = {"29093": node.controller_port, "9092": node.port, "19092": free_port()}
         self.inside = f"127.0.0.1:{ports['19092']}"
         lines = {}

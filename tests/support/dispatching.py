@@ -21,6 +21,7 @@ from schemas.exact_json import loads
 from schemas.messages import AgentRegistration
 from streams.agents.agent_statuses import AgentStatuses
 from streams.agents.table import AgentTable
+from streams.dispatch.backlogs import Backlogs
 from streams.dispatch.balancer import Balancer
 from streams.dispatch.callers import CallerFactory
 from streams.dispatch.context import DispatchContext
@@ -33,6 +34,7 @@ from streams.rules.dispatch.records import DispatchRecorder
 from streams.rules.records import Output
 from streams.settings import Settings
 from streams.tracing.spans import Tracing
+from tests.support.memory import held
 from tests.support.partition_fakes import intake
 from tests.support.wait import settle, until
 
@@ -153,11 +155,15 @@ class FakeTransport:
 
 
 class Dispatching:
-    """A handler and everything around it. `fields`: settings; retries wait 1 ms unless told otherwise."""
+    """A handler and everything around it. `fields`: settings; retries wait 1 ms unless told otherwise.
+
+    `partition`: a real one in place of the fake.
+    """
 
     def __init__(
         self, number: int = 0, partitions: int = 1, kept: Iterable[bytes] = (), cleared_ms: int = 0,
-        tracing: Tracing | None = None, allow: Sequence[str] = ("h", "*.wide"), patterns: bool = True, **fields: Any,
+        tracing: Tracing | None = None, allow: Sequence[str] = ("h", "*.wide"), patterns: bool = True,
+        partition: PartitionProcessor | None = None, **fields: Any,
     ) -> None:  # fmt: skip
         """`allow`: hosts of http tasks; `patterns`: whether there is a control plane."""
         retry = {"initial_delay": 1, "jitter": False} | fields.pop("retry", {})
@@ -188,6 +194,9 @@ class Dispatching:
         self.recorder = DispatchRecorder(app_id="app", processor="dispatch", prefix="t.", group="app-dispatch")
         self.log: dict[tuple[str, int], Any] = {}
         self.read_again_errors: deque[BaseException] = deque()
+        self.asked_again: list[tuple[str, int]] = []
+        self.may_read_again = asyncio.Event()
+        self.may_read_again.set()
         self.memory = HeldMemory(self.settings.dispatch.max_held_bytes, self.settings.dispatch.max_in_flight)
         context = DispatchContext(
             settings=self.settings,
@@ -216,13 +225,13 @@ class Dispatching:
             templates=self.templates,
             tracing=tracing,
         )
-        self.handler = DispatchHandler(cast("PartitionProcessor", self.partition), context, kept)
+        self.handler = DispatchHandler(partition or cast("PartitionProcessor", self.partition), context, kept)
         self.register(**AGENT)
 
     @property
     def resting(self) -> int:
         """How many tasks wait on their topic."""
-        return len(self.handler._waiting.backlogs)
+        return sum(map(len, held(self.handler, Backlogs)))
 
     def wall_ms(self) -> int:
         """The wall clock, as far ahead as the test wants."""
@@ -257,8 +266,10 @@ class Dispatching:
         self.handler.process(source, record)
 
     async def read_again(self, source: str, number: int, offsets: Sequence[int]) -> dict[int, Any]:
-        """Records that were handed over before, unless they were deleted from `log`."""
+        """Records that were handed over before, unless they were deleted from `log`; once they may be read."""
+        self.asked_again += [(source, offset) for offset in offsets]
         await asyncio.sleep(0)
+        await self.may_read_again.wait()
         if self.read_again_errors:
             raise self.read_again_errors.popleft()
         return {offset: self.log[source, offset] for offset in offsets if (source, offset) in self.log}

@@ -82,6 +82,7 @@ class Node:
 
     gateway: Gateway
     registrar: BookRegistrar
+    relay: RelayClient
     transport: GatewayTransport
     server: grpc.aio.Server
     address: str
@@ -122,7 +123,7 @@ async def node(
     relay = RelayClient(relay_token, tls=towards_workers(tls), name=tls.worker_name)
     transport = GatewayTransport(gateway, relay, routes, patience_s=patience_s, max_answer_bytes=max_answer_bytes)
     try:
-        yield Node(gateway, registrar, transport, server, address, routes)
+        yield Node(gateway, registrar, relay, transport, server, address, routes)
     finally:
         await gateway.close()
         await server.stop(0.2)

@@ -70,7 +70,7 @@ def jars() -> Path:
 
 
 @dataclass
-class _Broker:
+class Broker:
     node: int
     port: int
     controller_port: int
@@ -108,38 +108,38 @@ class KafkaCluster:
     """Whether figures are taken of it: then Java compiles with all it has, which costs more than a short life is worth."""
     plugins: list[Path] = field(default_factory=list)
     """Directories of compiled classes for the brokers: a policy, say."""
-    _nodes: list[_Broker] = field(default_factory=list, init=False)
-    _home: Path | None = field(default=None, init=False)
+    nodes: list[Broker] = field(default_factory=list, init=False)
+    home: Path | None = field(default=None, init=False)
     _cluster_id: str = field(default="", init=False)
 
     @property
     def bootstrap_servers(self) -> str:
         """All brokers' addresses, also of those that are down."""
-        return ",".join(node.address for node in self._nodes)
+        return ",".join(node.address for node in self.nodes)
 
     @property
     def pids(self) -> list[int]:
         """Process ids of the brokers that run."""
-        return [node.process.pid for node in self._nodes if node.process is not None and node.running]
+        return [node.process.pid for node in self.nodes if node.process is not None and node.running]
 
     def start(self) -> KafkaCluster:
         """Format, launch, wait until every broker is in the cluster. Raises `RigError`."""
-        if self._nodes:
+        if self.nodes:
             raise KafkaRigError("the cluster is already running")
         java = tool("java", "openjdk-17-jre-headless")
         classpath = ":".join([f"{jars()}/*", *map(str, self.plugins)])
-        self._home = Path(tempfile.mkdtemp(prefix="parallax-kafka-"))
+        self.home = Path(tempfile.mkdtemp(prefix="parallax-kafka-"))
         # One id in 64 begins with a dash, which an option of its own would be taken for.
         self._cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
-        self._nodes = [
-            _Broker(number + 1, free_port(), free_port(), self._home / str(number)) for number in range(self.brokers)
+        self.nodes = [
+            Broker(number + 1, free_port(), free_port(), self.home / str(number)) for number in range(self.brokers)
         ]
         try:
-            for node in self._nodes:
+            for node in self.nodes:
                 (node.home / "data").mkdir(parents=True)
-                (node.home / "server.properties").write_text(self._properties(node), "utf-8")
+                (node.home / "server.properties").write_text(self.properties(node), "utf-8")
             self._format(java, classpath)
-            for node in self._nodes:
+            for node in self.nodes:
                 self._launch(node, java, classpath)
             self.wait_ready()
         except BaseException:
@@ -147,13 +147,13 @@ class KafkaCluster:
             raise
         return self
 
-    def _properties(self, node: _Broker) -> str:
+    def properties(self, node: Broker) -> str:
         replicas = min(3, self.brokers)
         in_sync = 2 if self.brokers >= 3 else 1
         lines = {
             "process.roles": "broker,controller",
             "node.id": node.node,
-            "controller.quorum.voters": ",".join(f"{n.node}@127.0.0.1:{n.controller_port}" for n in self._nodes),
+            "controller.quorum.voters": ",".join(f"{n.node}@127.0.0.1:{n.controller_port}" for n in self.nodes),
             "listeners": f"PLAINTEXT://{node.address},CONTROLLER://127.0.0.1:{node.controller_port}",
             "advertised.listeners": f"PLAINTEXT://{node.address}",
             "controller.listener.names": "CONTROLLER",
@@ -198,7 +198,7 @@ class KafkaCluster:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
             )
-            for node in self._nodes
+            for node in self.nodes
         ]
         try:
             for process in running:
@@ -213,7 +213,7 @@ class KafkaCluster:
                     process.kill()
                     process.communicate()
 
-    def _launch(self, node: _Broker, java: str, classpath: str) -> None:
+    def _launch(self, node: Broker, java: str, classpath: str) -> None:
         heap = "1g" if self.brokers == 1 else "512m"
         options = [
             f"-Xmx{heap}",
@@ -238,9 +238,9 @@ class KafkaCluster:
     def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Return when every running broker is in the cluster's metadata. Raises `KafkaRigError`."""
         deadline = time.monotonic() + timeout_s
-        running = [node for node in self._nodes if node.running and not node.paused]
+        running = [node for node in self.nodes if node.running and not node.paused]
         while time.monotonic() < deadline:
-            for node in self._nodes:
+            for node in self.nodes:
                 if node.process is not None and node.process.poll() not in (None, -signal.SIGKILL):
                     raise KafkaRigError(f"broker {node.node} ended with {node.process.poll()}:\n{self._tail(node)}")
             if all(self._sees(node, {other.node for other in running}) for node in running):
@@ -250,7 +250,7 @@ class KafkaCluster:
         raise KafkaRigError(f"Kafka was not ready within {timeout_s} s:\n{tails}")
 
     @staticmethod
-    def _sees(node: _Broker, others: set[int]) -> bool:
+    def _sees(node: Broker, others: set[int]) -> bool:
         # A new client each time: librdkafka backs off for longer and longer on an address that refuses at first.
         client = AdminClient({"bootstrap.servers": node.address, "log_level": 0, "error_cb": lambda _: None})
         try:
@@ -259,7 +259,7 @@ class KafkaCluster:
             return False
 
     @staticmethod
-    def _tail(node: _Broker) -> str:
+    def _tail(node: Broker) -> str:
         return node.log.read_text("utf-8", "replace")[-2000:] if node.log.exists() else ""
 
     def kill(self, number: int) -> None:
@@ -276,7 +276,7 @@ class KafkaCluster:
 
     def restart(self, number: int, *, wait: bool = True) -> None:
         """Start a killed broker again on its old port and data."""
-        node = self._nodes[number]
+        node = self.nodes[number]
         if node.running:
             raise KafkaRigError(f"broker {number} still runs")
         self._launch(node, tool("java", "openjdk-17-jre-headless"), f"{jars()}/*")
@@ -287,7 +287,7 @@ class KafkaCluster:
         """SIGSTOP: it keeps its connections and answers nothing. Returns once every thread of it has stopped."""
         pid = self._running(number).pid
         os.kill(pid, signal.SIGSTOP)
-        self._nodes[number].paused = True
+        self.nodes[number].paused = True
         end = time.monotonic() + STOP_TIMEOUT_S
         while not _stopped(pid):
             if time.monotonic() > end:
@@ -297,30 +297,30 @@ class KafkaCluster:
     def resume(self, number: int) -> None:
         """SIGCONT."""
         os.kill(self._running(number).pid, signal.SIGCONT)
-        self._nodes[number].paused = False
+        self.nodes[number].paused = False
 
     def pid(self, number: int) -> int:
         """The process of a running broker; the first is 0."""
         return self._running(number).pid
 
     def _running(self, number: int) -> subprocess.Popen[bytes]:
-        process = self._nodes[number].process
+        process = self.nodes[number].process
         if process is None or process.poll() is not None:
             raise KafkaRigError(f"broker {number} does not run")
         return process
 
     def stop(self) -> None:
         """Kill every broker and remove the data. Idempotent."""
-        for node in self._nodes:
+        for node in self.nodes:
             if node.process is not None and node.running:
                 node.process.kill()  # nothing is kept, so there is nothing to shut down in order
-        for node in self._nodes:
+        for node in self.nodes:
             if node.process is not None:
                 node.process.wait(STOP_TIMEOUT_S)
-        self._nodes = []
-        if self._home is not None:
-            shutil.rmtree(self._home, ignore_errors=True)
-            self._home = None
+        self.nodes = []
+        if self.home is not None:
+            shutil.rmtree(self.home, ignore_errors=True)
+            self.home = None
 
     def __enter__(self) -> KafkaCluster:
         return self.start()

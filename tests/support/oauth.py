@@ -39,7 +39,7 @@ class OAuthCluster(KafkaCluster):
         """The address that asks for a token."""
         return f"127.0.0.1:{self.port}"
 
-    def _properties(self, node: Any) -> str:
+    def properties(self, node: Any) -> str:
         plain, ours = f"PLAINTEXT://{node.address}", f"TOKEN://127.0.0.1:{self.port}"
         module = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule"
         lines = {
@@ -52,7 +52,7 @@ class OAuthCluster(KafkaCluster):
             "listener.name.token.oauthbearer.connections.max.reauth.ms": 3_600_000,
             "connection.failed.authentication.delay.ms": 10,
         }
-        return super()._properties(node) + "".join(f"{name}={value}\n" for name, value in lines.items())
+        return super().properties(node) + "".join(f"{name}={value}\n" for name, value in lines.items())
 
 
 class TokenEndpoint:

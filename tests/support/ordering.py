@@ -12,8 +12,11 @@ import orjson
 
 from agents_io.errors import ServerError
 from agents_io.transport import Answer
+from streams.dispatch.ordered_key import OrderedKey
+from streams.dispatch.task_run import TaskRun
 from streams.rules.records import Output
 from tests.support.dispatching import AGENT, Dispatching
+from tests.support.memory import held
 
 
 @contextmanager
@@ -51,8 +54,18 @@ def back(one: Dispatching, output: Output, offset: int) -> None:
 
 def nothing_left(one: Dispatching) -> bool:
     """Every task has ended, and no key is remembered."""
-    waiting = one.handler._waiting
-    return not (len(one.handler._tasks) or len(waiting.ordering) or waiting.ordering._by_name or one.memory.count)
+    if one.memory.count or one.resting:
+        return False
+    return not (held(one.handler, TaskRun) or held(one.handler, OrderedKey))
+
+
+async def all_gone(one: Dispatching) -> None:
+    """Return once nothing is left. Raises TimeoutError."""
+    for _ in range(100):
+        if nothing_left(one):
+            return
+        await asyncio.sleep(0.5)
+    raise TimeoutError("tasks or keys are left")
 
 
 class Conversations:

@@ -13,6 +13,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from schemas.times import format_time, parse_time
+from streams.engine.group import partition_numbers
 
 SIZES_MS = {"minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
 MEASURES = ("waitTime", "inputTokens", "outputTokens", "totalTokens", "cost")
@@ -155,9 +156,6 @@ async def read_all(bootstrap: str, topic: str) -> list[Any]:
 
 
 async def _ask(consumer: AIOKafkaConsumer, topic: str) -> set[int]:
-    consumer.subscribe([topic])
-    await consumer._client._wait_on_metadata(topic)
-    found = consumer.partitions_for_topic(topic)
-    consumer.unsubscribe()
+    found = await partition_numbers(consumer, topic)
     assert found
-    return set(found)
+    return found

@@ -111,7 +111,7 @@ async def kafka(*steps: Step) -> AsyncIterator[Opened]:
             agent = AgentRegistration(id="a", endpoint=fake.endpoint, metadata={"cancelRecords": True})
             transport = KafkaTransport(KafkaExchange(settings), max_answer_bytes=CAP)
             try:
-                await transport._open()  # else the first call's time pays for it
+                await transport.open()  # else the first call's time pays for it
                 assert await is_well(transport, agent, 10.0)
                 yield fake, agent, transport
             finally:

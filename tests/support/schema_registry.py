@@ -40,12 +40,12 @@ class FakeRegistry:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 registry.asked.append(self.path)
-                self._answer(registry._get(urlsplit(self.path).path.split("/")[1:]))
+                self._answer(registry.answer_to(urlsplit(self.path).path.split("/")[1:]))
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 subject = unquote(urlsplit(self.path).path.split("/")[2])
-                self._answer(registry._register(subject, body))
+                self._answer(registry.register(subject, body))
 
             def _answer(self, found: dict[str, Any] | None) -> None:
                 status = 404 if found is None else 200
@@ -79,14 +79,14 @@ class FakeRegistry:
     def add(self, schema: Any, kind: str = "AVRO", references: Any = (), subject: str = "s") -> int:
         """Register one; its id."""
         text = schema if isinstance(schema, str) else json.dumps(schema)
-        found = self._register(subject, {"schema": text, "schemaType": kind, "references": list(references)})
+        found = self.register(subject, {"schema": text, "schemaType": kind, "references": list(references)})
         return int(found["id"])
 
     def guid_of(self, schema_id: int) -> str:
         """The GUID of the schema with this id."""
         return str(self._schemas[schema_id - 1]["guid"])
 
-    def _register(self, subject: str, body: dict[str, Any]) -> dict[str, Any]:
+    def register(self, subject: str, body: dict[str, Any]) -> dict[str, Any]:
         known = next(
             (one for one in self._schemas if one["schema"] == body["schema"] and one["subject"] == subject), None
         )
@@ -100,7 +100,7 @@ class FakeRegistry:
             self._schemas.append(known)
         return known
 
-    def _get(self, path: list[str]) -> dict[str, Any] | None:
+    def answer_to(self, path: list[str]) -> dict[str, Any] | None:
         for one in self._schemas:
             if path[:2] == ["schemas", "ids"] and str(one["id"]) == path[2]:
                 return self._shown(one)

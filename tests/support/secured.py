@@ -81,7 +81,7 @@ class SecuredCluster(KafkaCluster):
         """The address of a listener."""
         return f"{host}:{self.ports[listener]}"
 
-    def _properties(self, node: Any) -> str:
+    def properties(self, node: Any) -> str:
         plain, controller = f"PLAINTEXT://{node.address}", f"CONTROLLER://127.0.0.1:{node.controller_port}"
         ours = [f"{name}://127.0.0.1:{port}" for name, port in self.ports.items()]
         protocols = [f"{name}:{'SASL_PLAINTEXT' if name == 'PLAINSASL' else 'SASL_SSL'}" for name in LISTENERS]
@@ -104,7 +104,7 @@ class SecuredCluster(KafkaCluster):
             path.write_text((TLS / f"{file}.key").read_text() + (TLS / f"{file}.pem").read_text(), "utf-8")
             lines[f"listener.name.{name.lower()}.ssl.keystore.type"] = "PEM"
             lines[f"listener.name.{name.lower()}.ssl.keystore.location"] = path
-        return super()._properties(node) + "".join(f"{name}={value}\n" for name, value in lines.items())
+        return super().properties(node) + "".join(f"{name}={value}\n" for name, value in lines.items())
 
     def may(self, user: str, grants: Iterable[Grant]) -> None:
         """Give the user these rights; returns once the broker goes by them."""
@@ -128,7 +128,7 @@ class SecuredCluster(KafkaCluster):
     def audit(self, user: str) -> set[Asked]:
         """All that this user was allowed or refused since the start."""
         found = set()
-        with self._nodes[0].log.open(encoding="utf-8", errors="replace") as log:
+        with self.nodes[0].log.open(encoding="utf-8", errors="replace") as log:
             for text in log:
                 if (line := _LINE.search(text)) is None or line["user"] != user:
                     continue

@@ -64,12 +64,12 @@ class Collector:
         self.asked = 0
         self.url = ""
         self._hang = hang
-        self._end = asyncio.Event()
+        self.end = asyncio.Event()
 
-    async def _take(self, request: web.Request) -> web.Response:
+    async def take(self, request: web.Request) -> web.Response:
         self.asked += 1
         if self._hang:
-            await self._end.wait()
+            await self.end.wait()
             return web.Response(status=503)
         message = ExportTraceServiceRequest.FromString(await request.read())
         for resource in message.resource_spans:
@@ -107,7 +107,7 @@ async def collector(hang: bool = False) -> AsyncIterator[Collector]:
     """One that runs."""
     made = Collector(hang)
     app = web.Application(client_max_size=64 * 1024 * 1024)
-    app.router.add_post("/v1/traces", made._take)
+    app.router.add_post("/v1/traces", made.take)
     runner = web.AppRunner(app, shutdown_timeout=1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -116,5 +116,5 @@ async def collector(hang: bool = False) -> AsyncIterator[Collector]:
     try:
         yield made
     finally:
-        made._end.set()
+        made.end.set()
         await runner.cleanup()

@@ -195,7 +195,7 @@ def test_a_rig_that_is_stopped_leaves_nothing() -> None:
     cluster = KafkaCluster()
     with cluster:
         pids = cluster.pids
-        home = cluster._home
+        home = cluster.home
         assert home is not None
         assert home.is_dir()
     assert not home.exists()

@@ -201,7 +201,7 @@ def test_a_log_that_lost_its_end_is_read_on_from_there(
         try:
             work.send("a", 20)
             assert work.results(20) == names(a=20)
-            log, copy = cluster._nodes[0].home / "data" / "back.tasks-0", tmp_path / "copy"
+            log, copy = cluster.nodes[0].home / "data" / "back.tasks-0", tmp_path / "copy"
             cluster.kill(0)
             shutil.copytree(log, copy)
             cluster.restart(0)

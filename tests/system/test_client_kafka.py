@@ -112,10 +112,9 @@ async def test_map_through_kills_of_the_broker(prefix: str) -> None:
 
         register(servers, prefix, {"id": "a1", "endpoint": agent.endpoint, "limits": WIDE})
         try:
-            async with mapped(servers, prefix, restart) as (client, seen):
+            async with mapped(servers, prefix, restart) as (_, seen):
                 assert kills == 2
                 assert Counter(seen) == Counter(range(COUNT))
-                assert client._producer.idempotent
         finally:
             worker.kill()
             kafka.stop()

@@ -101,13 +101,13 @@ class Work:
 
     def results(self, count: int) -> Counter[str]:
         """How often each task has a result, once there are `count` and no more come."""
-        return Counter(record["taskId"] for record in self._read("results", count))
+        return Counter(record["taskId"] for record in self.read("results", count))
 
     def reported(self) -> list[dict[str, Any]]:
         """The events of it."""
-        return [event["data"] for event in self._read("events", 1) if event["type"] == "records:expired"]
+        return [event["data"] for event in self.read("events", 1) if event["type"] == "records:expired"]
 
-    def _read(self, topic: str, count: int) -> list[dict[str, Any]]:
+    def read(self, topic: str, count: int) -> list[dict[str, Any]]:
         tap = Tap(self.address, f"{self.prefix}{topic}")
         try:
             return [json.loads(message.value()) for message in tap.until(count, 60, quiet_s=QUIET_S)]
@@ -227,7 +227,7 @@ def test_plans_that_are_removed_unread_are_counted_too(work: tuple[Work, threadi
         produce(one.address, f"{one.prefix}plans", ((b"p", plan) for plan in plans))
         one.delete_before(3, "plans")
         worker = one.worker("dispatch,plans")
-        assert sorted(result["planId"] for result in one._read("plan-results", 2)) == ["p3", "p4"]
+        assert sorted(result["planId"] for result in one.read("plan-results", 2)) == ["p3", "p4"]
         assert one.row("plans")["expired"] == 3
         place = {"topic": f"{one.prefix}plans", "partition": 0}
         assert one.reported() == [place | {"first": 0, "last": 2, "count": 3}]

@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiokafka import AIOKafkaConsumer
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from prometheus_client import CollectorRegistry
@@ -27,8 +28,8 @@ from tests.support.wait import until, wait_until
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
 
 
-def follower_of(settings: Settings, topic: str, apply: Callable[[Any], None]) -> Follower:
-    return Follower(client_options(settings), topic, apply)
+def follower_of(settings: Settings, topic: str, apply: Callable[[Any], None], **more: Any) -> Follower:
+    return Follower(client_options(settings), topic, apply, **more)
 
 
 def delete(bootstrap: str, topic: str) -> None:
@@ -192,35 +193,29 @@ async def test_a_long_log_is_read_as_long_as_it_goes_on(
     await asyncio.to_thread(apply_topics, broker, prefix)
     await asyncio.to_thread(produce, broker, topic, [(b"%d" % n, b"{}") for n in range(40)])
     monkeypatch.setattr(module, "STALL_TIMEOUT_S", 3.0)
-    follower = follower_of(settings_for(kafka), topic, lambda record: None)
-    whole, poll = 0.0, follower._poll
 
-    async def slow(consumer: Any) -> None:
+    class Slow(AIOKafkaConsumer):  # type: ignore[misc]
         """Five records a second."""
-        fetch = consumer.getmany
 
-        async def few(*tps: Any, timeout_ms: int) -> Any:
+        async def getmany(self, *tps: Any, timeout_ms: int = 0, max_records: int | None = None) -> Any:
             await asyncio.sleep(1)
-            return await fetch(*tps, timeout_ms=timeout_ms, max_records=5)
+            return await super().getmany(*tps, timeout_ms=timeout_ms, max_records=5)
 
-        consumer.getmany = few
-        try:
-            await poll(consumer)
-        finally:
-            consumer.getmany = fetch
-
-    monkeypatch.setattr(follower, "_poll", slow)
+    follower = follower_of(settings_for(kafka), topic, lambda record: None, make_consumer=Slow)
     begin = time.monotonic()
     await follower.start()
     whole = time.monotonic() - begin
     assert whole > 3.0, "the log was not long"
     await follower.stop()
 
-    async def stuck(consumer: Any) -> None:
-        await asyncio.sleep(0.1)
+    class Stuck(AIOKafkaConsumer):  # type: ignore[misc]
+        """Finds nothing."""
 
-    stalled = follower_of(settings_for(kafka), topic, lambda record: None)
-    monkeypatch.setattr(stalled, "_poll", stuck)
+        async def getmany(self, *tps: Any, timeout_ms: int = 0, max_records: int | None = None) -> Any:
+            await asyncio.sleep(0.1)
+            return {}
+
+    stalled = follower_of(settings_for(kafka), topic, lambda record: None, make_consumer=Stuck)
     with pytest.raises(TimeoutError, match="no progress for 3 s"):
         await stalled.start()
     await stalled.stop()

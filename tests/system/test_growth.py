@@ -87,7 +87,7 @@ async def test_a_follower_reads_partitions_that_are_added(
         try:
             await until(lambda: {b"new", b"other"} <= set(applied), 60)
         except TimeoutError:
-            raise AssertionError(f"applied {applied}, positions {follower._positions}") from None
+            raise AssertionError(f"applied {applied}, problem {follower.problem}") from None
         await follower.catch_up()
         expected = [b"new", b"other"] if from_end else [b"new", b"old", b"other"]
         assert sorted(applied) == expected

@@ -16,9 +16,11 @@ from streams.engine.group_offsets import committed_offsets
 from streams.engine.left_open import LeftOpen
 from streams.engine.membership import Membership, membership
 from streams.engine.state_reader import StateReader
+from streams.engine.strict_producer import StrictProducer
 from streams.engine.transactor import KafkaTransactor
 from streams.rules.records import Output
 from tests.support.kafka import KafkaCluster
+from tests.support.memory import held
 from tests.support.rig import apply_topics
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
@@ -163,8 +165,7 @@ async def test_who_is_no_member_any_more_commits_nothing(workers: tuple[Worker, 
 
 async def _half_a_commit(worker: Worker, offset: int | None, *outputs: Output) -> None:
     """All of a transaction but its end; then the worker is gone. `offset`: None for a transaction that has not sent it yet."""
-    producer = worker.transactor._producer
-    assert producer is not None
+    [producer] = held(worker.transactor, StrictProducer)
     commit = worker.commit(offset or 0)
     await producer.begin_transaction()
 

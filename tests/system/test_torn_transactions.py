@@ -17,9 +17,11 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from streams.engine.batcher import Batcher
 from streams.engine.commit import Commit, CommitFailed
 from streams.engine.membership import Membership
+from streams.engine.strict_producer import StrictProducer
 from streams.engine.transactor import KafkaTransactor
 from streams.rules.records import Output
 from tests.support.kafka import KafkaCluster
+from tests.support.memory import held
 from tests.support.rig import apply_topics
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
@@ -87,7 +89,8 @@ async def test_a_late_request_does_not_end_the_next_transaction(
     async def new() -> KafkaTransactor:
         made = transactor(kafka, prefix)
         await made.start()
-        network.put_before(made._producer)
+        [producer] = held(made, StrictProducer)
+        network.put_before(producer)
         return made
 
     async def commit(committer: KafkaTransactor, number: int) -> None:

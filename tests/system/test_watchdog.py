@@ -9,11 +9,13 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaConsumer
 
 from streams import role, worker
 from streams.broker.kafka import client_options
 from streams.engine.engine import Engine
 from streams.engine.follower import Follower
+from streams.statistics.app import StatsApp
 from streams.statistics.role import StatsSupervisor
 from tests.conftest import SettingsFor
 from tests.support.kafka import KafkaCluster
@@ -107,28 +109,43 @@ async def test_a_followed_topic_goes_on_with_another_consumer(
     broker = kafka.bootstrap_servers
     await asyncio.to_thread(apply_topics, broker, prefix)
     applied: list[bytes | None] = []
+    consumers: list[Any] = []
+
+    def consumer_of(**options: Any) -> Any:
+        consumers.append(AIOKafkaConsumer(**options))
+        return consumers[-1]
+
     follower = Follower(
-        client_options(settings_for(kafka)), f"{prefix}agents", lambda record: applied.append(record.key)
+        client_options(settings_for(kafka)),
+        f"{prefix}agents",
+        lambda record: applied.append(record.key),
+        make_consumer=consumer_of,
     )
     await asyncio.to_thread(produce, broker, f"{prefix}agents", [(b"before", b"{}")])
     await follower.start()
     assert applied == [b"before"]
-    first: Any = follower._consumer
-    end_fetching(first)
+    end_fetching(consumers[0])
     await asyncio.to_thread(produce, broker, f"{prefix}agents", [(b"after", b"{}")])
     await until(lambda: applied == [b"before", b"after"], 30)
-    assert follower._consumer is not first
+    assert len(consumers) == 2
     await follower.stop()
 
 
 async def test_statistics_go_on_with_another_consumer(
-    kafka: KafkaCluster, prefix: str, settings_for: SettingsFor
+    kafka: KafkaCluster, prefix: str, settings_for: SettingsFor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Faust's consumer no longer fetches: the role starts anew by itself, and every window is exact."""
     settings = settings_for(kafka, session_timeout=6000, instance_id="w1")
     await asyncio.to_thread(apply_topics, kafka.bootstrap_servers, prefix)
     topic = f"{prefix}data-points"
     points = fleet(5, 400, 4, int(time.time() * 1000) - 60_000, step_ms=10)
+    apps: list[StatsApp] = []
+
+    def app_of(**parts: Any) -> StatsApp:
+        apps.append(StatsApp(**parts))
+        return apps[-1]
+
+    monkeypatch.setattr("streams.statistics.processor.StatsApp", app_of)
     keeper = StatsSupervisor(settings, idempotent=True)
     await keeper.start()
     async with asyncio.timeout(90):
@@ -136,7 +153,7 @@ async def test_statistics_go_on_with_another_consumer(
     first: Any = keeper.processor
     await send_points(kafka.bootstrap_servers, topic, points[:200])
     await until(lambda: first.counters()["points"] == 200, 30)
-    thread = first._app.ledger._thread
+    thread = apps[0].ledger._thread
     thread.thread_loop.call_soon_threadsafe(end_fetching, thread._consumer)
     await send_points(kafka.bootstrap_servers, topic, points[200:])
     await until(lambda: keeper.processor not in (None, first) and keeper.ready, 120)

@@ -9,10 +9,30 @@ import pytest
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 
-from streams.engine.addresses import Addresses, _described
+from streams.engine.addresses import Addresses, looked_up
 
 TOPICS = ("parallax.plans", "parallax.results")
 CLUSTER: Any = SimpleNamespace(partitions_for_topic=lambda topic: {0, 1, 2, 3, 4})
+
+
+class Admin:
+    """A client whose broker describes the group so."""
+
+    def __init__(self, group: dict[str, Any]) -> None:
+        self.group = group
+        self.closed = 0
+
+    async def start(self) -> None:
+        """Nothing to connect to."""
+
+    async def describe_consumer_groups(self, groups: list[str]) -> list[Any]:
+        """One answer, of the one coordinator."""
+        assert groups == ["app-plans"]
+        return [SimpleNamespace(to_object=lambda: {"groups": [self.group]})]
+
+    async def close(self) -> None:
+        """Count it."""
+        self.closed += 1
 
 
 def over_the_wire(assignor: Any) -> ConsumerProtocolMemberMetadata:
@@ -78,7 +98,7 @@ def test_an_address_that_is_no_text_is_left_out() -> None:
     assert [one.owner(n) for n in range(5)] == ["http://one:1"] * 2 + [None] * 3
 
 
-def test_what_the_coordinator_tells_of_a_group_is_read_alike() -> None:
+async def test_what_the_coordinator_tells_of_a_group_is_read_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     """A member's newest address with what it was dealt; nothing while the group moves, nor of members that are not shown."""
     one, two = Addresses("http://one:1"), Addresses("http://two:2")
     told = generation(one, {"a": one, "b": two})
@@ -88,6 +108,10 @@ def test_what_the_coordinator_tells_of_a_group_is_read_alike() -> None:
         for name, member in (("a", one), ("b", two))
     ]
     hidden = {"member_id": "c", "member_metadata": b"", "member_assignment": b""}
-    found = _described([{"state": "Stable", "members": [*members, hidden]}])
+    admin = Admin({"state": "Stable", "members": [*members, hidden]})
+    monkeypatch.setattr("streams.engine.addresses.AIOKafkaAdminClient", lambda **_: admin)
+    found = await looked_up({}, "app-plans", 5.0)
     assert [found.get(n) for n in range(5)] == ["http://one:1"] * 3 + ["http://two:3"] * 2
-    assert _described([{"state": "PreparingRebalance", "members": members}]) == {}
+    admin.group = {"state": "PreparingRebalance", "members": members}
+    assert await looked_up({}, "app-plans", 5.0) == {}
+    assert admin.closed == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -25,11 +26,35 @@ BUDGET = 1000 * TASK_BYTES
 BLOCKED_S = 30.0
 
 
+class Gate:
+    """Lets through as many as were released, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._left = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def acquire(self) -> None:
+        """Wait for a place."""
+        waiting = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        self.release(0)
+        await waiting
+
+    def release(self, places: int) -> None:
+        """So many more."""
+        self._left += places
+        while self._left and self._waiting:
+            first = self._waiting.popleft()
+            if not first.done():
+                first.set_result(None)
+                self._left -= 1
+
+
 class Stubborn:
     """A transport on which agents with a gate answer only when it lets them, one task a permit."""
 
     def __init__(self) -> None:
-        self.gates: dict[str, asyncio.Semaphore] = {}
+        self.gates: dict[str, Gate] = {}
         self.tasks: list[str] = []
         self.on_call: Callable[[], None] = lambda: None
 
@@ -49,7 +74,7 @@ class Rig:
         self.one = Dispatching(dispatch={"max_held_bytes": BUDGET} | dispatch, retry={"max_retries": 0})
         self.transport = Stubborn()
         monkeypatch.setattr(self.one.transport, "call", self.transport.call)
-        self.transport.gates["hog"] = asyncio.Semaphore(0)
+        self.transport.gates["hog"] = Gate()
         for agent in ("hog", "well"):
             self.one.register(**{**AGENT, "id": agent}, **LIMITS)
         self.offset = 0
@@ -67,10 +92,7 @@ class Rig:
 
     def let_go(self, agent: str = "hog", calls: int = 1_000_000) -> None:
         """So many of its calls may be answered; all that are under way hear of it."""
-        gate = self.transport.gates[agent]
-        gate._value += calls - min(calls, 8)
-        for _ in range(min(calls, 8)):
-            gate.release()
+        self.transport.gates[agent].release(calls)
 
     def called(self, agent: str) -> list[str]:
         """Ids of its tasks, in the order in which they were called."""

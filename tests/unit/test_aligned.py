@@ -83,10 +83,9 @@ def test_a_leader_with_old_metadata_does_not_go_back_to_fewer_partitions() -> No
     assert generation(late, old, b=two, c=late) == [4, 4]
 
 
-def test_a_member_that_sees_more_partitions_says_so() -> None:
+async def test_a_member_that_sees_more_partitions_says_so() -> None:
     """Beside its address; older members take no notice of it."""
     one = Addresses("http://a")
-    one._now = lambda: 0.0
     one.report(16)
     one.report(8)
     assert one.metadata(TOPICS).user_data == b"http://a\n16"

@@ -173,16 +173,16 @@ def test_a_thousand_agents_cost_no_scan_for_each_task(policy: str) -> None:
     assert len(got) > 100
 
 
-def test_a_thousand_agents_that_turn_all_the_time_make_few_lists() -> None:
+def test_a_thousand_agents_that_turn_all_the_time_make_few_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     """A list of them is made ten times a second at most."""
     rig = Rig(Registered(*(f"a{n}" for n in range(1000))))
-    made = set()
+    asked, status_of = [], rig.agent_statuses.get
+    monkeypatch.setattr(rig.agent_statuses, "get", lambda name: asked.append(name) or status_of(name))
     for n in range(300):
         rig.stand(f"a{n}", circuit="open", openUntil=rig.now_ms + 30_000)
         rig.now_ms += 1
         rig.choose()
-        made.add(rig.balancer._pools[frozenset(["sum"])].made_at)
-    assert 2 <= len(made) <= 4
+    assert 2000 <= len(asked) <= 4000, "a list asks for each of the thousand"
 
 
 def test_lists_are_bounded() -> None:
@@ -190,7 +190,11 @@ def test_lists_are_bounded() -> None:
     rig = Rig(Registered("a"))
     for n in range(MAX_POOLS + 50):
         rig.choose(f"c{n}")
-    assert len(rig.balancer._pools) == MAX_POOLS
+    for n in range(50, MAX_POOLS + 50):
+        rig.choose(f"c{n}")
+    assert rig.agents.scans == MAX_POOLS + 50
+    rig.choose("c49")
+    assert rig.agents.scans == MAX_POOLS + 51, "the list used longest ago was dropped"
 
 
 def test_a_registration_may_say_what_to_expect() -> None:

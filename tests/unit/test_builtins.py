@@ -12,8 +12,9 @@ from agents_io.rules.targets import AllowList
 from schemas.messages import AgentRegistration, Limits, Task
 from streams.dispatch.task_kinds import task_kinds
 from streams.rules.dispatch import builtins
-from streams.rules.dispatch.builtins import UNLIMITED, Builtins, cacheable
+from streams.rules.dispatch.builtins import UNLIMITED, Builtin, Builtins, cacheable
 from streams.settings import Settings
+from tests.support.memory import held
 
 
 def made(**changes: Any) -> Builtins:
@@ -87,7 +88,7 @@ def test_what_is_known_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert known.agent(task("pattern", "a")) is first
     known.agent(task("pattern", "c"))
     assert known.agent(task("pattern", "a")) is first
-    assert len(known._known) == 2
+    assert len(held(known, Builtin)) == 2
 
 
 @pytest.mark.parametrize("agent_id", ["http:h:80", "function:f", "pattern:p", "http:"])

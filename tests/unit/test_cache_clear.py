@@ -11,9 +11,8 @@ import pytest
 
 from schemas.codec import Rejected, validate
 from schemas.messages import Control
-from streams.agents.control_table import ControlTable
+from streams.testing.virtual_partition import VirtualControls
 from tests.support.dispatching import Dispatching
-from tests.support.partition_fakes import intake
 from tests.support.wait import settle
 
 pytestmark = pytest.mark.virtual_time
@@ -148,11 +147,9 @@ def test_the_wish_is_a_control() -> None:
 def test_the_table_of_controls_tells_and_remembers() -> None:
     """The latest wish for an agent, or for all."""
     told: list[str | None] = []
-    table = ControlTable(options={}, prefix="t.", on_cancel=lambda _: None, on_clear=told.append)
-    for offset, (at_ms, agent_id) in enumerate(((10, "a"), (30, None), (20, "b"), (40, "b"))):
+    table = VirtualControls(options={}, prefix="t.", on_cancel=lambda _: None, on_clear=told.append)
+    for at_ms, agent_id in ((10, "a"), (30, None), (20, "b"), (40, "b")):
         request = {"type": "cache-clear"} | ({} if agent_id is None else {"agentId": agent_id})
-        record = intake(offset, orjson.dumps(request))
-        record.timestamp = at_ms
-        table._apply(record)
+        table.take(orjson.dumps(request), at_ms)
     assert told == ["a", None, "b", "b"]
     assert [table.cleared(agent_id) for agent_id in ("a", "b", "c")] == [30, 40, 30]

@@ -25,7 +25,14 @@ def test_sums_lie_between_the_window_and_a_bucket_less(ends: list[tuple[float, b
             assert least <= totals[field] <= most
         rates.add(now, failed, slow)
         log.append((now, failed, slow))
-    assert len(rates._buckets) <= BUCKETS + 1
+
+
+def test_the_number_of_buckets_is_bounded() -> None:
+    """A thousand calls of one window."""
+    rates = CallRates(60.0)
+    for number in range(1000):
+        rates.add(number * 0.05, False, False)
+        assert len(rates.snapshot(number * 0.05)) <= BUCKETS + 1
 
 
 @settings(deadline=None)

@@ -14,7 +14,7 @@ from aiokafka.structs import ConsumerRecord
 
 from schemas.codec import pack
 from schemas.messages import Anomaly, ConfidenceDataPoint
-from streams.cli.anomalies import _row
+from streams.cli.anomalies import row_of
 from streams.rules.detection.alarms import Moment, SeriesId
 from streams.rules.detection.detectors import Detectors, Thresholds
 from streams.rules.detection.port import Point
@@ -72,7 +72,7 @@ def test_a_chosen_detector_finds_a_drop_or_a_point_and_names_itself(use: str) ->
         assert first.details.score is not None
     wire = first.wire()
     assert wire["details"]["detector"] == use
-    shown = _row(wire)
+    shown = row_of(wire)
     assert shown["detector"] == use
     assert "name=mine" in shown["parameters"]
 

@@ -17,11 +17,10 @@ CALLS = 10
 async def test_calls_that_are_cut_off_count_for_the_next_owner() -> None:
     """Ten are allowed in a minute; ten were made and cut off by the move: the next owner makes none."""
     limits = {"maxRequests": CALLS, "windowMs": 60_000, "maxConcurrency": CALLS}
-    old = Dispatching()
-    old.register(id="a1", endpoint="http://h", limits=limits)
     committer = FakeCommitter()
     partition = PartitionProcessor(0, committer, partitions(), on_room=lambda _: None, on_lost=lambda _, error: None)
-    old.handler._partition = partition
+    old = Dispatching(partition=partition)
+    old.register(id="a1", endpoint="http://h", limits=limits)
     partition.open({source: Head(0, "", False) for source in partitions()}, old.handler)
     await until(lambda: committer.commits)
     old.transport.gate.clear()

@@ -17,13 +17,13 @@ import pytest
 import schemas
 from schemas.asyncapi import Cluster, document
 from schemas.messages import Aggregate, Measure
-from streams.cli.agents import _auth, _confidence
+from streams.cli.agents import auth_of, confidence_of
 from streams.cli.main import invoke
 from streams.cli.options import CommandError
 from streams.cli.output import table
 from streams.cli.process import stop_on_signals
 from streams.cli.running import explain
-from streams.cli.stats import _show
+from streams.cli.stats import show
 from streams.cli.submit import Lines, items
 from streams.cli.summary import as_document, newest, summarize
 from streams.client.errors import InvalidTask, KafkaUnreachable, NotFound, TopicsMissing, WaitTimeout
@@ -249,7 +249,7 @@ def test_config_names_the_origin_and_masks_secrets(
 
 def test_a_fault_of_ours_is_told_apart(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A trace for the report, exit 1."""
-    monkeypatch.setattr("streams.cli.info._plain", lambda value: 1 // 0)
+    monkeypatch.setattr("streams.cli.info.rows_as", lambda *_: 1 // 0)
     assert invoke(["config"]) == 1
     assert "internal error: ZeroDivisionError" in capsys.readouterr().err
 
@@ -316,12 +316,12 @@ def test_waits_tokens_and_costs_of_windows_add_up(capsys: pytest.CaptureFixture[
     document = as_document("a", [plain, spent, more])
     assert document["cost"] == {"count": 4, "sum": pytest.approx(0.8), "mean": pytest.approx(0.2)}
     assert "waitTime" not in document
-    _show(document, [plain, spent, more], "minute")
+    show(document, [plain, spent, more], "minute")
     head, row = capsys.readouterr().out.splitlines()[1:3]
     assert "COST" in head
     assert "TOKENS" not in head
     assert "0.8" in row
-    _show(as_document("a", [plain]), [plain], "minute")
+    show(as_document("a", [plain]), [plain], "minute")
     assert "COST" not in capsys.readouterr().out
 
 
@@ -377,7 +377,7 @@ def test_functions_ls_tells_what_a_worker_would_offer(
 )
 def test_every_source_of_confidence_can_be_named(text: str, confidence: dict[str, object]) -> None:
     """As `--confidence` spells them."""
-    assert _confidence(text) == confidence
+    assert confidence_of(text) == confidence
 
 
 @pytest.mark.parametrize(
@@ -401,5 +401,5 @@ def test_a_registration_that_cannot_work_is_not_written(
 
 def test_a_token_in_a_header_of_its_own() -> None:
     """As a registration has it."""
-    assert _auth("KEY", "X-Api-Key") == {"env": "KEY", "scheme": "header", "header": "X-Api-Key"}
-    assert (_auth("KEY", None), _auth(None, None)) == ({"env": "KEY"}, None)
+    assert auth_of("KEY", "X-Api-Key") == {"env": "KEY", "scheme": "header", "header": "X-Api-Key"}
+    assert (auth_of("KEY", None), auth_of(None, None)) == ({"env": "KEY"}, None)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from streams.cli import patience
+from streams.cli.workers import Found
 from streams.settings import Settings
 
 pytestmark = pytest.mark.virtual_time
@@ -17,12 +19,19 @@ def told(monkeypatch: pytest.MonkeyPatch, *reasons: str | None) -> list[list[str
     """Workers that give these reasons one after the other, the last for ever; the ids that they are asked after."""
     asked: list[list[str]] = []
 
-    async def waiting(_: Settings, names: Sequence[str]) -> dict[str, str] | None:
-        asked.append(list(names))
-        reason = reasons[min(len(asked), len(reasons)) - 1]
-        return None if reason is None else {"reason": reason, "agentId": "a"}
+    async def workers(_: Settings, given: Sequence[str]) -> Found:
+        asked.append([])
+        return Found([], ["http://w"], {})
 
-    monkeypatch.setattr(patience, "_waiting", waiting)
+    async def ask_each(_: Settings, urls: Sequence[str], path: str) -> list[tuple[str, Any, str]]:
+        name = path.removeprefix("/api/v1/tasks/").removesuffix("/waiting")
+        asked[-1].append(name)
+        reason = reasons[min(len(asked), len(reasons)) - 1]
+        held = reason is not None and name == "t9"  # the last one that is asked after
+        return [(urls[0], {"reason": reason, "agentId": "a"} if held else None, "")]
+
+    monkeypatch.setattr(patience, "found_workers", workers)
+    monkeypatch.setattr(patience, "ask_each", ask_each)
     return asked
 
 
@@ -55,9 +64,10 @@ async def test_tasks_that_a_limit_paces_are_waited_for(
 @pytest.mark.parametrize("reason", ["no_agent", "circuit_open", None])
 async def test_without_progress_it_gives_up(monkeypatch: pytest.MonkeyPatch, reason: str | None) -> None:
     """Nobody holds the task, or what it waits for may never come."""
-    told(monkeypatch, reason)
+    asked = told(monkeypatch, reason)
     with pytest.raises(TimeoutError):
         await waited(work(300 * patience.PATIENCE_S))
+    assert all(names == [f"t{number}" for number in range(10)] for names in asked)
 
 
 async def test_what_moved_once_and_then_stands_still_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:

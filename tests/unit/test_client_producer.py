@@ -16,6 +16,7 @@ from streams.client.errors import ClientError, InvalidTask, KafkaUnreachable
 from streams.client.producer import TaskProducer
 from streams.client.requests import Request
 from streams.settings import Settings
+from tests.support.wait import settle, until
 
 pytestmark = pytest.mark.virtual_time
 
@@ -41,6 +42,9 @@ class FakeProducer:
             done.set_result(SimpleNamespace(topic_partition=TopicPartition(topic, partition)))
         return done
 
+    async def start(self) -> None:
+        pass
+
     async def stop(self) -> None:
         self.stopped = True
 
@@ -56,7 +60,9 @@ class Rig:
         self.producer.partitions["tasks"] = 4
         left = list(fakes)
 
-        async def made() -> Any:
+        def made(**options: Any) -> FakeProducer:
+            assert options["enable_idempotence"] is True
+            assert options["acks"] == "all"
             return left.pop(0)
 
         async def idempotent(_: Settings) -> bool:
@@ -64,13 +70,7 @@ class Rig:
 
         monkeypatch.setattr(module, "supports_idempotence", idempotent)
         monkeypatch.setattr(module, "RETRY_PAUSE_S", 0.0)
-        monkeypatch.setattr(self.producer, "_made", made)
-
-    async def idle(self) -> None:
-        """Until nothing is sent again."""
-        async with asyncio.timeout(5):
-            while self.producer._again:
-                await asyncio.wait(tuple(self.producer._again))
+        monkeypatch.setattr(module, "AIOKafkaProducer", made)
 
 
 REQUEST = Request("t1", b"a1", b"{}", agent=True)
@@ -81,8 +81,8 @@ async def test_what_timed_out_is_sent_again_through_the_same_producer(monkeypatc
     rig = Rig(monkeypatch, only)
     await rig.producer.start()
     await rig.producer.post("tasks", REQUEST)
-    await asyncio.sleep(0)
-    await rig.idle()
+    await until(lambda: only.sent)
+    await settle()
     assert [value for _, value, _ in only.sent] == [b"{}"]
     assert rig.lost == []
 

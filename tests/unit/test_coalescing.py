@@ -13,8 +13,10 @@ from agents_io.transport import Answer
 from schemas.codec import header
 from schemas.messages import AgentStanding
 from streams.dispatch import coalescing
+from streams.dispatch.task_run import TaskRun
 from streams.rules.source_record import MOVED_HEADER
 from tests.support.dispatching import Dispatching
+from tests.support.memory import held
 from tests.support.wait import settle, until
 
 pytestmark = pytest.mark.virtual_time
@@ -199,7 +201,7 @@ async def test_when_the_first_is_left_on_its_topic_the_next_finds_its_own_way(ma
     for offset in range(4):
         assert (await one.result(offset))["status"] == "success"
     assert one.transport.tasks == ["t9", "t0"]
-    assert len(one.handler._waiting.flights) == 0
+    assert held(one.handler, TaskRun) == []
 
 
 FLY: dict[str, Any] = {"target": None, "capabilities": ["fly"], "payload": {"q": "same"}, "metadata": {"retries": 0}}
@@ -238,7 +240,7 @@ async def test_a_leader_that_has_to_wait_for_an_agent_again_leaves_no_dead_fligh
     one.take(2, **FLY)
     assert (await one.result(2))["status"] == "success"
     assert one.transport.tasks == ["t0", "t1"]
-    assert len(one.handler._waiting.flights) == 0
+    assert held(one.handler, TaskRun) == []
 
 
 async def test_a_leader_put_back_does_not_keep_equal_tasks_from_other_agents(make: Make) -> None:
@@ -248,7 +250,7 @@ async def test_a_leader_put_back_does_not_keep_equal_tasks_from_other_agents(mak
     one.take(0, **FLY)
     one.take(1, **FLY)
     await settle()
-    assert len(one.handler._waiting.flights) == 0
+    assert [(one.handler.explain("tasks", offset) or {})["reason"] for offset in (0, 1)] == ["no_agent"] * 2
     bird = one.register(id="bird", endpoint="http://b", capabilities=["fly"])
     one.transport.gate.set()
     one.take(2, **FLY)
@@ -281,7 +283,7 @@ async def test_many_that_wait_behind_failures_do_not_exhaust_the_stack(
     one.transport.gate.set()
     assert (await one.result(999))["status"] == "failure"
     assert len(one.transport.calls) == 1000
-    assert len(one.handler._waiting.flights) == 0
+    assert held(one.handler, TaskRun) == []
 
 
 async def test_nothing_is_done_after_the_partition_is_closed(make: Make) -> None:
@@ -293,4 +295,4 @@ async def test_nothing_is_done_after_the_partition_is_closed(make: Make) -> None
     one.handler.close()
     await asyncio.sleep(0.06)
     assert one.partition.ended == []
-    assert len(one.handler._waiting.flights) == 0
+    assert held(one.handler, TaskRun) == []

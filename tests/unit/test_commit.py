@@ -39,6 +39,9 @@ class FailingProducer:
             waiter.set_exception(cause)
         self._txn_manager = SimpleNamespace(_transaction_waiter=waiter)
 
+    async def start(self) -> None:
+        """Starts."""
+
     async def begin_transaction(self) -> None:
         """Begins."""
 
@@ -49,13 +52,15 @@ class FailingProducer:
         raise self.error
 
 
-def transactor(producer: FailingProducer) -> KafkaTransactor:
-    """With a producer that is started."""
+async def run(producer: FailingProducer) -> None:
+    """One transaction with this producer."""
     made = KafkaTransactor(
         {}, transactional_id="id", group="group", prefix="t.", state="state", batcher=cast("Batcher", FailingBatcher())
     )
-    made._producer = cast("Any", producer)
-    return made
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("streams.engine.transactor.StrictProducer", lambda **_: producer)
+        await made.start()
+    await made.run([commit()], MEMBER)
 
 
 def commit(*outputs: Output) -> Commit:
@@ -87,7 +92,7 @@ async def test_a_failed_commit_tells_whether_waiting_helps(error: Exception, tra
     plain = PlainCommitter(
         cast("Any", producer), cast("Any", None), cast("Batcher", FailingBatcher()), interval_max_s=0.01
     )
-    for attempt in (transactor(producer).run([commit()], MEMBER), plain.commit(commit)):
+    for attempt in (run(producer), plain.commit(commit)):
         with pytest.raises(CommitFailed) as caught:
             await attempt
         assert caught.value.transient is transient
@@ -111,7 +116,7 @@ async def test_a_transaction_is_run_again_only_if_it_cannot_have_come_about(
 ) -> None:
     """Nor if the group says that somebody else owns its partitions."""
     with pytest.raises(CommitFailed) as caught:
-        await transactor(FailingProducer(error, end_asked=end_asked)).run([commit()], MEMBER)
+        await run(FailingProducer(error, end_asked=end_asked))
     assert caught.value.again is (outcome == "again")
     assert caught.value.unknown is (outcome == "unknown")
 
@@ -121,7 +126,7 @@ async def test_a_refusal_is_told_where_aiokafka_only_says_that_there_is_no_trans
     cause = TopicAuthorizationFailedError({"p.results"})
     producer = FailingProducer(IllegalOperation("Can't send messages while not in transaction"), cause)
     with pytest.raises(CommitFailed, match=r"^id: Kafka refuses access to topic p\.results; what is needed") as caught:
-        await transactor(producer).run([commit()], MEMBER)
+        await run(producer)
     assert not caught.value.transient
 
 

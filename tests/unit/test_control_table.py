@@ -7,24 +7,23 @@ from typing import Any
 import orjson
 
 from schemas.topics import DAY_MS, HOUR_MS
-from streams.agents.control_table import ControlTable
-from tests.support.partition_fakes import intake
+from streams.testing.virtual_partition import VirtualControls
 
 
-def told(table: ControlTable, *cancel_requests: dict[str, Any] | bytes) -> None:
+def told(table: VirtualControls, *cancel_requests: dict[str, Any] | bytes) -> None:
     """These records were read."""
-    for offset, cancel_request in enumerate(cancel_requests):
+    for cancel_request in cancel_requests:
         value = (
             cancel_request if isinstance(cancel_request, bytes) else orjson.dumps({"type": "cancel"} | cancel_request)
         )
-        table._apply(intake(offset, value, source="controls"))
+        table.take(value, 0)
 
 
 async def test_tasks_and_plans_are_told_apart() -> None:
     """By the field, also when they share an id; what is no wish is passed over."""
     tasks: list[str] = []
     plans: list[str] = []
-    table = ControlTable(options={}, prefix="t.", on_cancel=tasks.append, on_plan=plans.append)
+    table = VirtualControls(options={}, prefix="t.", on_cancel=tasks.append, on_plan=plans.append)
     told(table, {"taskId": "x"}, {"planId": "y", "reason": "enough"}, b"{}", b"no")
     assert (tasks, plans) == (["x"], ["y"])
     assert (table.cancelled("x", 0), table.cancelled("y", 0)) == ("the task was cancelled", None)
@@ -33,7 +32,7 @@ async def test_tasks_and_plans_are_told_apart() -> None:
 
 async def test_a_worker_keeps_only_the_wishes_it_can_fulfil() -> None:
     """One that runs no plans remembers none."""
-    table = ControlTable(options={}, prefix="t.", on_cancel=lambda task_id: None)
+    table = VirtualControls(options={}, prefix="t.", on_cancel=lambda task_id: None)
     told(table, {"taskId": "x"}, {"planId": "y"})
     assert table.cancelled("x", 0)
     assert table.plan_cancelled("y", 0) is None
@@ -41,11 +40,11 @@ async def test_a_worker_keeps_only_the_wishes_it_can_fulfil() -> None:
 
 async def test_a_wish_is_about_what_was_submitted_before_it_or_soon_after() -> None:
     """However long that waits; an id that is used again the next day is another task, also where the worker was not restarted."""
-    table = ControlTable(options={}, prefix="t.", on_cancel=lambda task_id: None, on_plan=lambda plan_id: None)
+    table = VirtualControls(options={}, prefix="t.", on_cancel=lambda task_id: None, on_plan=lambda plan_id: None)
     at_ms = 1_795_348_800_000
     for field in ("taskId", "planId"):
         cancel_request = orjson.dumps({"type": "cancel", field: "nightly"})
-        table._apply(intake(0, cancel_request, source="controls", timestamp_ms=at_ms))
+        table.take(cancel_request, at_ms)
     for ask in (table.cancelled, table.plan_cancelled):
         found = [
             ask("nightly", at_ms + after_ms) is not None for after_ms in (-7 * DAY_MS, 0, HOUR_MS, HOUR_MS + 1, DAY_MS)

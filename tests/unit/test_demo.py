@@ -279,10 +279,12 @@ async def test_a_child_that_is_never_ready_is_given_up(tmp_path: Path) -> None:
 
 def test_ready_lines_are_understood_and_others_passed_over() -> None:
     """The worker's JSON line among its log lines, the agent's endpoint."""
-    assert stage._web('{"web": "http://127.0.0.1:1", "roles": []}') == "http://127.0.0.1:1"
-    assert stage._web("2026 [warning] something") is None
-    assert stage._web('{"event": "starting"}') is None
-    assert stage._endpoint("agent a ready  endpoint=http://127.0.0.1:2  trained_on=400_rows\n") == "http://127.0.0.1:2"
+    assert stage.web_address_in('{"web": "http://127.0.0.1:1", "roles": []}') == "http://127.0.0.1:1"
+    assert stage.web_address_in("2026 [warning] something") is None
+    assert stage.web_address_in('{"event": "starting"}') is None
+    assert (
+        stage.endpoint_in("agent a ready  endpoint=http://127.0.0.1:2  trained_on=400_rows\n") == "http://127.0.0.1:2"
+    )
 
 
 def test_an_unknown_model_is_a_usage_error() -> None:
@@ -326,7 +328,7 @@ async def test_sigterm_ends_dev_also_while_a_kafka_client_swallows_the_cancel(mo
     monkeypatch.setattr(dev, "stage", lambda *_, **__: contextlib.nullcontext(scene))
     monkeypatch.setattr(dev.traffic, "subscribed", subscribed)
     monkeypatch.setattr(dev.traffic, "send", forever)
-    running = asyncio.create_task(dev._run(Settings(), None, Console(file=io.StringIO())))
+    running = asyncio.create_task(dev.run_until_signal(Settings(), None, Console(file=io.StringIO())))
     await begun.wait()
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.wait([running], timeout=10)  # a cancel by `wait_for` would end it

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from streams.cli.doctor import _port_of_agents, short_retentions
+from streams.cli.doctor import check_port_of_agents, short_retentions
 from streams.settings import Settings
 
 CERTS = Path(__file__).parent.parent / "support" / "tls"
@@ -32,7 +32,7 @@ def test_files_are_judged_as_a_worker_would(
     """One row, and nothing beside it on stdout."""
     usual = {"cert_file": "worker.pem", "key_file": "worker.key", "ca_file": "authority.pem"}
     given = {name: str(CERTS / file) for name, file in (usual | files).items()}
-    [row] = _port_of_agents(Settings.model_validate({"grpc_tls": given}))
+    [row] = check_port_of_agents(Settings.model_validate({"grpc_tls": given}))
     assert (row["check"], row["state"]) == ("grpc", state)
     assert row["detail"].startswith(detail)
     assert capsys.readouterr().out == ""
@@ -41,7 +41,7 @@ def test_files_are_judged_as_a_worker_would(
 @pytest.mark.parametrize(("host", "states"), [("127.0.0.1", []), ("0.0.0.0", ["warning"])])
 def test_plain_text_is_for_this_machine(host: str, states: list[Any]) -> None:
     """Elsewhere it is worth a word."""
-    assert [row["state"] for row in _port_of_agents(Settings(grpc_host=host))] == states
+    assert [row["state"] for row in check_port_of_agents(Settings(grpc_host=host))] == states
 
 
 def test_a_topic_that_keeps_tasks_for_less_than_they_may_wait_is_named() -> None:

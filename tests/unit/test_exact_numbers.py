@@ -26,8 +26,7 @@ from schemas.exact_json import dumps, loads, loads_lines
 from schemas.pb.confidence_pb2 import AgentRequest, ConfidenceResult
 from streams.client.requests import encode
 from streams.client.result import read_result as read_client_result
-from streams.rules.plans.answer import _Voice as Voice
-from streams.rules.plans.answer import merge, vote
+from streams.rules.plans.answer import Voice, merge, vote
 from streams.rules.task_records import with_answer
 from tests.support.coordinating import Coordinating
 from tests.support.dispatching import Dispatching

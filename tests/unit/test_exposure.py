@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from streams.cli.doctor import _open_addresses
+from streams.cli.doctor import check_open_addresses
 from streams.exposure import Exposed, open_addresses, refuse_exposure
 from streams.settings import Settings, SettingsError, load
 from streams.tokens import TokenUnusable
@@ -55,7 +55,7 @@ def test_what_is_open_to_everybody(given: dict[str, Any], named: tuple[str, ...]
     found = open_addresses(wanted)
     assert bool(found) == bool(named)
     assert all(name in "; ".join(found) for name in named)
-    assert [row["detail"] for row in _open_addresses(wanted)] == found
+    assert [row["detail"] for row in check_open_addresses(wanted)] == found
     if named:
         with pytest.raises(Exposed):
             refuse_exposure(wanted)
@@ -90,7 +90,7 @@ def test_a_token_that_cannot_serve_is_named_at_the_start(
     with pytest.raises(TokenUnusable, match=rf"web_auth\.operate_tokens: .*{why}") as caught:
         refuse_exposure(wanted)
     assert "fifteen" not in str(caught.value)
-    assert [row["state"] for row in _open_addresses(wanted)] == ["failed"]
+    assert [row["state"] for row in check_open_addresses(wanted)] == ["failed"]
 
 
 @pytest.mark.parametrize(

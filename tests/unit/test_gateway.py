@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -14,7 +15,7 @@ from agents_io.errors import AgentError, CallTimeout, ConnectionFailed, Internal
 from agents_io.fakes.steps import answer, compute, hang
 from agents_io.grpc.services import method
 from agents_io.protocols.gateway.fake import GatewayFakeAgent
-from agents_io.protocols.gateway.relay import RelayService, Route
+from agents_io.protocols.gateway.relay import SERVICE, RelayService, Route
 from agents_io.protocols.gateway.rules.session import SessionConfig
 from agents_io.protocols.gateway.stream import NotHere, Stream
 from agents_io.protocols.gateway.transport import HopLost
@@ -397,7 +398,7 @@ async def test_a_worker_that_is_frozen_is_no_fault_of_the_agents(monkeypatch: py
 async def test_another_worker_at_the_same_address_is_not_mistaken_for_the_one_meant() -> None:
     """Ports are used again; the node's name is not."""
     async with node(Book(), "n1") as here, GatewayFakeAgent("a", gateways=[here.address]) as agent:
-        relay = here.transport._relay
+        relay = here.relay
         key = here.gateway.key_of("a") or ""
         with pytest.raises(NotHere):
             await relay.ask(Route(here.address, "another", key), "a", TaskRequest(task_id="t"), 5.0)
@@ -447,8 +448,10 @@ async def test_without_a_shared_token_the_hop_is_for_this_machine_alone() -> Non
             async def abort(self, code: grpc.StatusCode, why: str) -> None:
                 raise Abort(code, why)
 
+        called = SimpleNamespace(method=f"/{SERVICE}/Ask", invocation_metadata=())
+        ask: Any = RelayService(here.gateway, None).handler().service(called)
         with pytest.raises(Abort, match=r"gateway\.relay_token") as caught:
-            await RelayService(here.gateway, None)._ask(TaskRequest(task_id="t", timeout_ms=100), Context())
+            await ask.unary_unary(TaskRequest(task_id="t", timeout_ms=100), Context())
         assert caught.value.args[0] is grpc.StatusCode.PERMISSION_DENIED
         assert len(agent.calls) == 0
 

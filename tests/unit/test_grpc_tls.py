@@ -136,9 +136,8 @@ async def test_a_worker_that_is_not_trusted_is_no_agents_fault(caller: GrpcTlsSe
             await call(home)
         assert caught.value.retryable
         assert not caught.value.counts_against_agent
-        relay = home.transport._relay
         everybody = book.records.values
-        sweeper = GatewaySweeper(agents=everybody, mine=lambda _: True, relay=relay, write=write, grace_s=0.01)
+        sweeper = GatewaySweeper(agents=everybody, mine=lambda _: True, relay=home.relay, write=write, grace_s=0.01)
         for _ in range(4):
             await sweeper.sweep()
         assert written == []
@@ -198,7 +197,7 @@ async def test_a_certificate_that_is_renewed_holds_from_the_next_connection_on(
         node(book, "n2", tls=given()) as holder,
         dialling(holder, ours()),
     ):
-        relay, route = home.transport._relay, Route(holder.address, "n2", holder.gateway.key_of("a") or "")
+        relay, route = home.relay, Route(holder.address, "n2", holder.gateway.key_of("a") or "")
         assert await relay.presence(route, "a", 5.0)
         put("ca.pem", "worker.key")
         assert await relay.presence(route, "a", 5.0)

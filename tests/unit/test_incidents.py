@@ -51,7 +51,10 @@ def test_a_stuck_value_is_reported_while_drifts_pause() -> None:
     """Alarms that return have longer and longer pauses; a stuck value is another thing than a level that moves."""
     detectors = Detectors(SERIES, Thresholds())
     _run(_steady(600), detectors)
-    detectors.alarms._pauses["drift"] = 2500
+    kept = detectors.to_json()
+    _, _, (_, pauses, *_), *_ = kept
+    pauses.append(["drift", 2500])
+    detectors = Detectors.from_json(kept, SERIES, Thresholds())
     found = _run([*[0.8] * 60, *_steady(60, seed=99)], detectors, 600)
     assert [(a.details.detector, a.state) for _, a in found] == [("flat-line", "firing"), ("level", "resolved")]
     assert found[0][0] < 615

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import socket
 import time
+import warnings
 from pathlib import Path
 
 import aiokafka.errors as kafka_errors
@@ -182,7 +184,11 @@ async def test_a_client_that_cannot_be_started_is_closed() -> None:
     producer = AIOKafkaProducer(bootstrap_servers="127.0.0.1:1", request_timeout_ms=500)
     with pytest.raises(kafka_errors.KafkaConnectionError):
         await start(producer)
-    assert producer._closed
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        del producer
+        gc.collect()
+    assert warned == []
 
 
 def test_no_login_goes_to_a_debug_log(caplog: pytest.LogCaptureFixture) -> None:

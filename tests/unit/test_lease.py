@@ -61,6 +61,11 @@ def watched(session_s: float) -> tuple[Lease, Coordinator]:
     return lease, coordinator
 
 
+async def send(coordinator: Coordinator, request: Any) -> Any:
+    """By the method of aiokafka's coordinators that the lease wraps."""
+    return await cast("Any", coordinator)._send_req(request)
+
+
 @pytest.mark.parametrize(
     ("request_type", "code", "renewed"),
     [
@@ -80,7 +85,7 @@ async def test_only_what_is_answered_to_a_member_renews_it(request_type: type, c
     now = asyncio.get_running_loop().time()
     assert not lease.valid(now)
     coordinator.code = code
-    answer = await cast("Any", coordinator)._send_req(request_type())
+    answer = await send(coordinator, request_type())
     assert answer.error_code == code
     assert lease.valid(now) is renewed
 
@@ -89,14 +94,14 @@ async def test_it_counts_from_the_request_not_from_the_answer() -> None:
     """A worker that is frozen in between finds an old answer when it wakes."""
     lease, coordinator = watched(0.05)
     coordinator.wait_s = 0.1
-    await cast("Any", coordinator)._send_req(HeartbeatRequest())
+    await send(coordinator, HeartbeatRequest())
     assert not lease.valid(asyncio.get_running_loop().time())
 
 
 async def test_another_consumer_begins_without_one() -> None:
     """What the coordinator said to the one before is void. Without a coordinator there is nothing to wait for."""
     lease, coordinator = watched(60.0)
-    await cast("Any", coordinator)._send_req(HeartbeatRequest())
+    await send(coordinator, HeartbeatRequest())
     now = asyncio.get_running_loop().time()
     assert lease.valid(now)
     lease.watch(cast("AIOKafkaConsumer", SimpleNamespace(_coordinator=Coordinator())))
@@ -115,7 +120,7 @@ class Client:
 
     async def send(self, node_id: int, request: Any, group: int) -> Any:
         """Note it."""
-        self.asked.append(request._given)
+        self.asked.append(request.fields)
         code = self.codes.pop(0) if len(self.codes) > 1 else self.codes[0]
         if isinstance(code, Exception):
             raise code
@@ -149,7 +154,7 @@ async def test_a_member_whose_name_is_anothers_does_not_join_again(
     named |= {"ensure_coordinator_known": settle, "coordinator_dead": lambda: None}
     lease.watch(cast("AIOKafkaConsumer", SimpleNamespace(_coordinator=coordinator, _client=client)))
     coordinator.code = code
-    asking = asyncio.create_task(cast("Any", coordinator)._send_req(HeartbeatRequest()))
+    asking = asyncio.create_task(send(coordinator, HeartbeatRequest()))
     await asyncio.wait([asking], timeout=60)
     assert set(client.asked) == {("g", 3, "m", "w1")}
     assert asking.done() is not is_replaced
@@ -169,7 +174,7 @@ async def test_an_earlier_consumer_of_this_worker_is_not_replaced_by_another_wor
     lease.watch(cast("AIOKafkaConsumer", SimpleNamespace(_coordinator=Coordinator())))
     coordinator.code = 25
     async with asyncio.timeout(10):
-        await cast("Any", coordinator)._send_req(HeartbeatRequest())
+        await send(coordinator, HeartbeatRequest())
     assert asked == []
 
 

@@ -54,6 +54,10 @@ class UnreadableConsumer:
         """Where the log ends."""
         return self.ends.get(tp, 0)
 
+    def partitions_for_topic(self, topic: str) -> set[int]:
+        """Those that have an end."""
+        return {tp.partition for tp in self.ends if tp.topic == topic}
+
     async def beginning_offsets(self, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
         """All logs begin at 0."""
         return dict.fromkeys(tps, 0)
@@ -109,20 +113,24 @@ async def test_a_command_reads_every_record(partition: TopicPartition) -> None:
 
 
 @pytest.mark.parametrize("partition", [FIRST, SECOND])
-async def test_a_client_reads_every_record(partition: TopicPartition) -> None:
+async def test_a_client_reads_every_record(partition: TopicPartition, monkeypatch: pytest.MonkeyPatch) -> None:
     """As commands do."""
     ends = {FIRST: 5, SECOND: 4}
     consumer: Any = UnreadableConsumer(ends, (partition, 2))
-    feed = Feed(Settings(), "schedules")
-    feed._positions, feed._consumer, feed._checked = dict.fromkeys(ends, 0), consumer, asyncio.get_running_loop().time()
+    monkeypatch.setattr("streams.client.feed.committed_reader", lambda *_, **__: consumer)
+    feed = Feed(Settings(topic_prefix="t."), "schedules", since_ms=0)
+    await feed.open()
     found = [(r.partition, r.offset) for _ in range(4) for r in await feed.poll()]
     assert sorted(found) == [(tp.partition, offset) for tp, end in ends.items() for offset in range(end)]
     assert consumer.failed == 1
 
 
-async def test_a_client_finds_the_end_behind_an_unreadable_record() -> None:
+async def test_a_client_finds_the_end_behind_an_unreadable_record(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the last one."""
     consumer: Any = UnreadableConsumer({FIRST: 5}, (FIRST, 4))
-    feed = Feed(Settings(), "schedules")
-    await feed._stand_at_end(consumer, [FIRST])
-    assert (feed._positions, consumer.failed) == ({FIRST: 5}, 1)
+    monkeypatch.setattr("streams.client.feed.committed_reader", lambda *_, **__: consumer)
+    feed = Feed(Settings(topic_prefix="t."), "schedules")
+    await feed.open()
+    assert (await feed.position(FIRST), consumer.failed) == (5, 1)
+    consumer.ends[FIRST] = 6
+    assert [record.offset for record in await feed.poll()] == [5]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agents_io.calling.rules.limiter import MAX_ENTRIES, SlidingWindow
+from agents_io.calling.rules.limiter import MAX_ENTRIES, SNAPSHOT_ENTRIES, SlidingWindow
+from tests.support.memory import held
 
 pytestmark = pytest.mark.virtual_time
 
@@ -79,7 +80,7 @@ def test_a_million_per_window_stays_small() -> None:
     """200,000 calls over two windows leave no more entries than the bound."""
     limit = SlidingWindow(1_000_000, 60.0)
     assert all(limit.try_acquire(at * 0.0006) for at in range(200_000))
-    assert len(limit._lasts) <= MAX_ENTRIES + 2
+    assert len(held(limit, float)) <= MAX_ENTRIES + SNAPSHOT_ENTRIES + 10
 
 
 def test_snapshot_keeps_a_pause() -> None:
@@ -97,7 +98,7 @@ def test_shared_entries_of_a_snapshot_are_as_young_as_their_youngest_call() -> N
     for at in range(1000):
         limit.try_acquire(float(at))
     moved = SlidingWindow.restore(1000, 2000.0, limit.snapshot(1000.0), 1000.0)
-    assert len(moved._lasts) == 63
+    assert len(moved.snapshot(1000.0)["log"]) == 63
     assert moved.used(2000.0) == 1000
     assert moved.available_at(1000.0) == 2015.0
     assert moved.used(3000.0) == 0

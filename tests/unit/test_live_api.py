@@ -51,7 +51,8 @@ class Served:
 
     def __init__(self) -> None:
         self.waiting: dict[str, dict[str, Any]] = {}
-        self.api = LiveApi(Settings(), self.waiting.get)
+        self.others = Others({})
+        self.api = LiveApi(Settings(), self.waiting.get, others=self.others)
         self.readers: list[Reader] = []
         self.api.hub = Hub(self._reader, api.wall_ms)
         self.url = ""
@@ -160,7 +161,7 @@ async def test_searches_wait_in_line_and_end_in_time(served: Served, monkeypatch
     monkeypatch.setattr(task_search, "SEARCH_TIMEOUT_S", 0.1)
     under_way, most = 0, 0
 
-    async def endless(self: TaskSearch, task_id: str, since_ms: int) -> None:
+    async def endless() -> None:
         nonlocal under_way, most
         under_way += 1
         most = max(most, under_way)
@@ -169,15 +170,17 @@ async def test_searches_wait_in_line_and_end_in_time(served: Served, monkeypatch
         finally:
             under_way -= 1
 
-    monkeypatch.setattr(TaskSearch, "_search", endless)
+    consumer = SimpleNamespace(start=endless)
+    monkeypatch.setattr(task_search, "committed_reader", lambda *_, **__: consumer)
+    monkeypatch.setattr(task_search, "close", lambda *_: asyncio.sleep(0))
     codes = [code for code, _ in await asyncio.gather(*(served.get("/api/v1/tasks/t") for _ in range(12)))]
     assert sorted(codes) == [503] * 4 + [504] * 8
     assert most == 1
 
-    async def away(self: TaskSearch, task_id: str, since_ms: int) -> None:
+    async def away() -> None:
         raise KafkaConnectionError
 
-    monkeypatch.setattr(TaskSearch, "_search", away)
+    consumer.start = away
     assert (await served.get("/api/v1/tasks/t"))[0] == 503
 
 
@@ -222,14 +225,13 @@ async def test_a_task_that_another_worker_holds_is_asked_for_there(
         return topics.get(task_id)
 
     monkeypatch.setattr(TaskSearch, "find", find)
-    others = Others({"far": {"reason": "turn"}})
-    served.api._others = others
+    served.others.known["far"] = {"reason": "turn"}
     served.waiting["near"] = {"reason": "calling"}
     assert (await served.get("/api/v1/tasks/far"))[1]["waiting"] == {"reason": "turn"}
     assert (await served.get("/api/v1/tasks/near"))[1]["waiting"] == {"reason": "calling"}
     assert "waiting" not in (await served.get("/api/v1/tasks/ended"))[1]
     assert (await served.get("/api/v1/tasks/nobody"))[0] == 404
-    assert others.asked == ["far", "nobody"]
+    assert served.others.asked == ["far", "nobody"]
     assert (await served.get("/api/v1/tasks/near/waiting"))[1] == {"reason": "calling"}
     assert (await served.get("/api/v1/tasks/far/waiting"))[0] == 404
 

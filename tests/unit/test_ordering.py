@@ -14,7 +14,7 @@ from schemas.partitioning import owner_partition
 from streams.dispatch import ordering
 from streams.rules.source_record import AGENT_HEADER, ORDER_HEADER
 from tests.support.dispatching import AGENT
-from tests.support.ordering import back, handlers, moved, nothing_left, take
+from tests.support.ordering import all_gone, back, handlers, moved, take
 from tests.support.wait import settle, until
 
 pytestmark = pytest.mark.virtual_time
@@ -40,7 +40,7 @@ async def test_one_at_a_time_in_order_and_others_beside_it(make: Any) -> None:
     assert one.transport.tasks == ["tasks-0", "tasks-3", "tasks-4"]
     assert one.handler.explain("tasks", 1)["reason"] == "ordering"
     one.transport.gate.set()
-    await until(lambda: nothing_left(one))
+    await all_gone(one)
     assert one.transport.tasks == ["tasks-0", "tasks-3", "tasks-4", "tasks-1", "tasks-2"]
 
 
@@ -76,7 +76,7 @@ async def test_a_later_task_of_higher_priority_does_not_overtake(make: Any) -> N
     take(one, 2, priority=5)
     await settle()
     one.transport.gate.set()
-    await until(lambda: nothing_left(one))
+    await all_gone(one)
     assert one.transport.tasks == ["tasks-0", "tasks-1", "tasks-2"]
 
 
@@ -103,7 +103,7 @@ async def test_one_that_waits_expires_and_is_cancelled_in_time(
     assert asyncio.get_running_loop().time() - began < 3.6
     assert one.transport.tasks == ["tasks-0"]
     one.transport.gate.set()
-    await until(lambda: nothing_left(one))
+    await all_gone(one)
     assert one.transport.tasks == ["tasks-0", "tasks-3"]
 
 
@@ -113,24 +113,18 @@ async def test_the_last_one_left_on_a_topic_that_ends_without_a_call_lets_anothe
     """It is read back when it has its turn, and cancelled meanwhile; the next task of its key lies on another topic."""
     monkeypatch.setattr(ordering, "MAX_IN_MEMORY", 0)
     one = make()
-    reads, backlogs = asyncio.Event(), one.handler._waiting.backlogs
-
-    async def read(source: str, number: int, offsets: Any) -> Any:
-        await reads.wait()
-        return await one.read_again(source, number, offsets)
-
-    monkeypatch.setattr(backlogs, "_read_again", read)
+    one.may_read_again.clear()
     one.transport.gate.clear()
     take(one, 0)
     take(one, 1)
     take(one, 2, source="dispatch")
     await settle()
     one.transport.gate.set()
-    await until(lambda: backlogs._on_the_way)
-    [(source, offset)] = backlogs._on_the_way
+    await until(lambda: one.asked_again)
+    [(source, offset)] = one.asked_again
     one.cancel_requests[f"{source}-{offset}"] = "unwanted"
-    reads.set()
-    await until(lambda: nothing_left(one))
+    one.may_read_again.set()
+    await all_gone(one)
     assert len(one.transport.tasks) == 2
 
 
@@ -167,7 +161,7 @@ async def test_a_duplicate_does_not_hold_its_key(make: Any) -> None:
     take(one, 0)
     one.take(1, id="tasks-0", payload={}, metadata={"orderingKey": "k"})
     take(one, 2)
-    await until(lambda: nothing_left(one))
+    await all_gone(one)
     assert one.transport.tasks == ["tasks-0", "tasks-2"]
     assert {output.topic for _, offset, outputs in one.partition.ended for output in outputs if offset == 1} == {
         "events"
@@ -186,7 +180,7 @@ async def test_one_that_is_refused_gives_its_turn_to_the_next(make: Any) -> None
     del one.log["tasks", 20]
     one.transport.gate.set()
     await one.result(21)
-    await until(lambda: nothing_left(one))
+    await all_gone(one)
 
 
 async def test_a_new_owner_waits_for_what_was_relocated(make: Any) -> None:
@@ -207,7 +201,7 @@ async def test_a_new_owner_waits_for_what_was_relocated(make: Any) -> None:
     assert new.transport.tasks == ["tasks-3"]
     back(new, outputs[0], 12)
     new.partition.is_caught_up = True
-    await until(lambda: nothing_left(new))
+    await all_gone(new)
     assert new.transport.tasks == ["tasks-3", "tasks-0", "tasks-1", "tasks-2"]
 
 
@@ -262,9 +256,9 @@ async def test_a_relocated_task_keeps_its_turn_here_too(make: Any) -> None:
     for offset in range(30):
         back(one, moved(one, offset), 100 + offset)
     await settle()
-    assert len(one.handler._waiting.ordering._timers) <= ordering.KEEP
+    assert one.resting >= 30 - 1 - ordering.KEEP, "one is called"
     one.transport.gate.set()
-    await until(lambda: nothing_left(one))
+    await all_gone(one)
     assert one.transport.tasks == [f"tasks-{offset}" for offset in range(30)]
 
 
@@ -280,7 +274,7 @@ async def test_an_answer_that_waits_for_its_records_relocation_keeps_the_turn(ma
     await asyncio.sleep(1)
     assert one.transport.tasks == ["tasks-0"]
     back(one, moved(one, 0), 7)
-    await until(lambda: nothing_left(one))
+    await all_gone(one)
     assert [(source, offset) for source, offset, _ in one.partition.ended] == [
         ("tasks", 0),
         ("parked", 7),

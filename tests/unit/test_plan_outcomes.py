@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import orjson
 import pytest
@@ -22,16 +24,21 @@ pytestmark = pytest.mark.virtual_time
 PAIR = {"kind": "sequential", "tasks": [task("one"), task("two") | {"payload": "${n}"}]}
 
 
+begun_at: WeakKeyDictionary[Coordinating, float] = WeakKeyDictionary()
+"""The wall clock's time, seconds, when the loop's was 0."""
+
+
 def coordinating(template: dict[str, Any] | None = None, **fields: Any) -> Coordinating:
     """A partition whose worker knows the template `t`."""
     it = Coordinating(**fields)
+    begun_at[it] = time.time() - asyncio.get_running_loop().time()
     it.templates["t"] = {"name": "t", "plan": template or PAIR}
     return it
 
 
 def now(it: Coordinating) -> int:
     """The partition's wall clock."""
-    return it.handler._parts.wall_ms()
+    return int((begun_at[it] + asyncio.get_running_loop().time()) * 1000) + it.skew_ms
 
 
 def ask(it: Coordinating, left_ms: int = 60_000, offset: int | None = None, **fields: Any) -> list[dict[str, Any]]:

@@ -53,5 +53,5 @@ async def test_a_longer_drain_has_a_longer_end(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("streams.worker.run", run)
     monkeypatch.setattr("asyncio.get_running_loop", Loop)
     settings = Settings(dispatch={"stop_timeout": "2m"})  # type: ignore[arg-type]
-    assert await process._work(settings, process.Format.text) == 0
+    assert await process.run_worker(settings, process.Format.text) == 0
     assert ends == [120 + process.AFTER_DRAIN_S]

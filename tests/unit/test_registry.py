@@ -21,10 +21,10 @@ from schemas.wire_format import KEY_HEADER
 from streams.agents.lease_expirer import LeaseExpirer
 from streams.agents.registration_writer import NotWritten, RegistrationWriter
 from streams.agents.registry import Registry
-from streams.agents.table import AgentTable
 from streams.grpc_server import GrpcServer, PortTaken
 from streams.rules.agents.leases import GRACE_MS, REMEMBER_MS, lease_of
 from streams.settings import Settings
+from tests.support.followed import followed_agents
 from tests.support.partition_fakes import intake
 from tests.support.wait import until
 
@@ -35,13 +35,11 @@ class Topic:
     """The topic and the table that follows it, at once; `down`: the brokers take nothing."""
 
     def __init__(self) -> None:
-        self.table = AgentTable({}, "t.")
-        self.table._loaded = True
+        self.table, self.apply = followed_agents()
         self.written: list[tuple[str, AgentRegistration | None]] = []
         self.told: list[tuple[str, bool]] = []
         self.down = False
         self.now = NOW
-        self.table.catch_up = self._caught_up  # type: ignore[method-assign]
         self.table.on_change(lambda agent_id, agent, _: self.told.append((agent_id, agent is not None)))
 
     async def write(self, agent_id: str, agent: AgentRegistration | None) -> None:
@@ -51,10 +49,7 @@ class Topic:
         self.written.append((agent_id, agent))
         value = None if agent is None else dumps(agent.wire())
         record = ConsumerRecord("t.agents", 0, len(self.written), NOW, 0, agent_id.encode(), value, None, 0, 0, ())
-        self.table._apply(record)
-
-    async def _caught_up(self) -> None:
-        """Always."""
+        self.apply(record)
 
     @property
     def as_writer(self) -> RegistrationWriter:
@@ -86,6 +81,19 @@ class Served:
     def watch(self, **fields: Any) -> Any:
         """A stream of what changes."""
         return method(self._channel, pb, "Registry", "Watch")(pb.WatchRequest(**fields), timeout=30)
+
+    async def admits_a_watcher(self) -> bool:
+        """Whether there is room for another one, which leaves at once."""
+        stream = self.watch(include_initial=True)
+        try:
+            await stream.read()
+        except grpc.aio.AioRpcError as error:
+            if error.code() != grpc.StatusCode.RESOURCE_EXHAUSTED:
+                raise
+            return False
+        finally:
+            stream.cancel()
+        return True
 
     async def refusal(self, name: str, request: Any) -> grpc.StatusCode:
         """The status a call ends with."""
@@ -165,7 +173,7 @@ async def _next(stream: Any) -> tuple[str, str]:
     return pb.WatchEvent.Type.Name(event.type), event.agent.id
 
 
-async def test_a_watcher_sees_what_is_there_and_what_changes(served: Served) -> None:
+async def test_a_watcher_sees_what_is_there_and_what_changes(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Added, modified, deleted; renewals and agents of other capabilities are not told."""
     lease_id = await served.register("a", ttl_s=60)
     stream = served.watch(capabilities=["c"], include_initial=True)
@@ -177,8 +185,10 @@ async def test_a_watcher_sees_what_is_there_and_what_changes(served: Served) -> 
     assert await _next(stream) == ("MODIFIED", "a")
     await served.ask("Unregister", pb.AgentRegistration(id="a"))
     assert await _next(stream) == ("DELETED", "a")
+    monkeypatch.setattr("streams.agents.registry.MAX_WATCHERS", 1)
+    assert not await served.admits_a_watcher()
     stream.cancel()
-    await until(lambda: not served.registry._watchers, 10)
+    await until(served.admits_a_watcher, 10)
 
 
 async def test_a_watcher_that_does_not_read_is_told_to_begin_again(
@@ -186,14 +196,16 @@ async def test_a_watcher_that_does_not_read_is_told_to_begin_again(
 ) -> None:
     """Nothing grows without bound."""
     monkeypatch.setattr("streams.agents.registry.MAX_WAITING", 2)
+    monkeypatch.setattr("streams.agents.registry.MAX_WATCHERS", 1)
+    await served.topic.write("first", AgentRegistration(id="first", endpoint="http://h"))
     stream = served.watch(include_initial=True)
-    await until(lambda: served.registry._watchers, 10)
+    assert await _next(stream) == ("ADDED", "first")
     for n in range(5):  # at one blow: the stream has no turn in between
         await served.topic.write(f"a{n}", AgentRegistration(id=f"a{n}", endpoint="http://h"))
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await asyncio.wait_for(stream.read(), 10)
     assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert not served.registry._watchers
+    assert await served.admits_a_watcher()
 
 
 async def test_watchers_are_bounded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,9 +275,10 @@ async def settled(served: Served, asked: Asked, owns: Callable[[str], bool] = la
         wall_ms=lambda: served.topic.now,
     )
     served.topic.now = now
+    others = asyncio.all_tasks()
     keeper.start_due()
-    if keeper._busy:
-        await asyncio.wait(keeper._busy.values())
+    if begun := asyncio.all_tasks() - others:
+        await asyncio.wait(begun)
     return served
 
 
@@ -342,7 +355,7 @@ def test_a_key_with_a_schemas_id_is_the_agents_id() -> None:
     topic = Topic()
 
     def write(key: bytes, value: bytes | None, headers: Any = ()) -> None:
-        topic.table._apply(intake(0, value, source="agents", key=key, headers=headers))
+        topic.apply(intake(0, value, source="agents", key=key, headers=headers))
 
     value = b"\0\0\0\0\7" + dumps({"id": "a1", "endpoint": "http://127.0.0.1:1"})
     for removal in (b'\0\0\0\0\x08"a1"', b"a1"):

@@ -19,12 +19,21 @@ from streams import schema_registry
 from streams.broker import client
 from streams.broker.kafka import client_options
 from streams.cli import doctor
+from streams.engine import follower as follower_module
 from streams.engine.feed import Feed
 from streams.engine.follower import Follower
-from streams.schema_registry import MISSING_TRIES, REFUSED_S, SchemaRegistry, SchemaUnavailable, forget_registry
-from streams.settings import Settings, SettingsError
+from streams.schema_registry import (
+    MISSING_TRIES,
+    REFUSED_S,
+    SchemaRegistry,
+    SchemaUnavailable,
+    forget_registry,
+    use_registry,
+)
+from streams.settings import KafkaSettings, Settings, SettingsError
 from streams.statistics.held_records import HeldRecords
 from tests.support.consuming import FakeConsumer
+from tests.support.memory import held as kept_by
 from tests.support.partition_fakes import intake
 from tests.support.schema_registry import FakeRegistry, Written
 from tests.support.wait import settle, until
@@ -47,12 +56,12 @@ class Rig:
     `asked_at`: seconds; `at_once`: the most requests that it had to answer at the same time.
     """
 
-    def __init__(self, *answers: httpx.Response | Exception) -> None:
+    def __init__(self, *answers: httpx.Response | Exception, cache: SchemaCache | None = None) -> None:
         self.answers = list(answers)
         self.asked: list[httpx.Request] = []
         self.asked_at: list[float] = []
         self.answering = self.at_once = 0
-        self.cache = SchemaCache()
+        self.cache = SchemaCache() if cache is None else cache
         self.registry = SchemaRegistry(
             URL, ("me", SECRET), cache=self.cache, now=asyncio.get_running_loop().time,
             transport=httpx.MockTransport(self._answer),
@@ -92,7 +101,7 @@ async def test_a_schema_is_fetched_once_for_all_who_need_it() -> None:
     [request] = rig.asked
     assert str(request.url) == f"{URL}/schemas/ids/7"
     assert request.headers["authorization"] == "Basic bWU6dGhlLXNlY3JldA=="
-    assert not rig.registry._running
+    assert kept_by(rig.registry, asyncio.Task) == []
 
 
 @pytest.mark.parametrize(
@@ -134,8 +143,7 @@ async def test_ids_that_were_made_up_push_no_schema_out_and_are_asked_for_togeth
 ) -> None:
     """A producer of something else: what it writes begins with a zero byte too."""
     monkeypatch.setattr(schema_registry, "FETCHES", 10)
-    rig = Rig(httpx.Response(200, json=STRING))
-    rig.cache._most = 20
+    rig = Rig(httpx.Response(200, json=STRING), cache=SchemaCache(20))
     await rig.registry.learn([Written(avro())])
     rig.answers = [MISSING]
     made_up = [Written(avro(schema_id=number)) for number in range(100, 130)]
@@ -191,9 +199,9 @@ async def test_what_cannot_be_used_is_refused_with_its_reason(body: dict[str, An
 async def test_doctor_says_whether_there_is_a_registry(
     answer: Any, reason: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert await doctor._schema_registry() == []
-    use(Rig(answer), monkeypatch)
-    [row] = await doctor._schema_registry()
+    assert await doctor.check_schema_registry() == []
+    in_use(monkeypatch, answer)
+    [row] = await doctor.check_schema_registry()
     assert (row["check"], row["state"]) == ("schemas", "ok" if reason is None else "failed")
     assert (reason or f"{URL} answers") in row["detail"]
 
@@ -205,10 +213,12 @@ async def test_a_json_schema_says_that_the_rest_is_json() -> None:
     assert rig.read(value) == [1]
 
 
-def use(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the registry of this process."""
-    monkeypatch.setattr(schema_registry, "_in_use", rig.registry)
-    monkeypatch.setattr(rig.registry, "_cache", SCHEMAS)
+def in_use(monkeypatch: pytest.MonkeyPatch, answer: httpx.Response | Exception) -> Rig:
+    """The registry of this process."""
+    rig = Rig(answer, cache=SCHEMAS)
+    monkeypatch.setattr(schema_registry, "SchemaRegistry", lambda *_: rig.registry)
+    use_registry(KafkaSettings(schema_registry_url=URL))
+    return rig
 
 
 class Partition:
@@ -236,8 +246,7 @@ class Partition:
 
 async def test_a_partition_waits_for_its_schema_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of it is lost, doubled or out of order; while it waits it is not fetched."""
-    rig = Rig(httpx.ConnectError("away"))
-    use(rig, monkeypatch)
+    rig = in_use(monkeypatch, httpx.ConnectError("away"))
     consumer, partitions = FakeConsumer(), {number: Partition(number) for number in (0, 1)}
     consumer.listener = SimpleNamespace(on_partitions_assigned=lambda tps: asyncio.sleep(0))
     await consumer.assign(*(one.tp for one in partitions.values()))
@@ -270,8 +279,7 @@ async def test_a_partition_waits_for_its_schema_and_the_others_go_on(monkeypatch
 
 
 async def test_a_feed_that_ends_waits_for_no_schema(monkeypatch: pytest.MonkeyPatch) -> None:
-    rig = Rig(httpx.ConnectError("away"))
-    use(rig, monkeypatch)
+    in_use(monkeypatch, httpx.ConnectError("away"))
     consumer, one = FakeConsumer(), Partition(0)
     consumer.listener = SimpleNamespace(on_partitions_assigned=lambda tps: asyncio.sleep(0))
     await consumer.assign(one.tp)
@@ -285,19 +293,36 @@ async def test_a_feed_that_ends_waits_for_no_schema(monkeypatch: pytest.MonkeyPa
         room=asyncio.Event(),
         failed=lambda error: None,
     )  # type: ignore[dict-item]
+    before = asyncio.all_tasks()
     await feed.turn()
-    assert len(feed._learning) == 1
+    [*learning] = asyncio.all_tasks() - before
+    assert learning
     feed.close()
-    await until(lambda: not feed._learning)
+    await until(lambda: all(task.done() for task in learning))
     assert consumer.paused == {one.tp}
 
 
 class FollowedConsumer(FakeConsumer):
     """Asked for all partitions at once, as followers do."""
 
-    def __init__(self) -> None:
+    def __init__(self, *tps: TopicPartition) -> None:
         super().__init__()
-        self._client = SimpleNamespace(cluster=SimpleNamespace(topics=lambda: {"t.agents"}))
+        topics = {tp.topic for tp in tps}
+        self.cluster = SimpleNamespace(topics=lambda: topics, partitions_for_topic=self.partitions_for_topic)
+        self._client = SimpleNamespace(cluster=self.cluster, fetch_all_metadata=self._metadata)
+        self._fetcher = SimpleNamespace(_fetch_task=None, _pending_tasks=())
+        self._tps = tps
+
+    async def _metadata(self) -> Any:
+        return self.cluster
+
+    def partitions_for_topic(self, topic: str) -> set[int]:
+        """Those that it was made with."""
+        return {tp.partition for tp in self._tps if tp.topic == topic}
+
+    def assign(self, tps: list[TopicPartition]) -> None:  # type: ignore[override]
+        """As aiokafka's without a group."""
+        self.assigned = set(tps)
 
     async def getmany(self, *tps: TopicPartition, timeout_ms: int, max_records: int = 500) -> Any:
         """Of what is assigned."""
@@ -306,37 +331,35 @@ class FollowedConsumer(FakeConsumer):
 
 async def test_a_follower_reads_what_it_cannot_decode_yet_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its other partitions are applied, and its problem says why the rest waits."""
-    rig = Rig(httpx.ConnectError("away"))
-    use(rig, monkeypatch)
-    consumer, applied = FollowedConsumer(), list[tuple[int, int, Any]]()
-    consumer.listener = SimpleNamespace(on_partitions_assigned=lambda tps: asyncio.sleep(0))
+    rig = in_use(monkeypatch, httpx.ConnectError("away"))
     tps = [TopicPartition("t.agents", number) for number in (0, 1)]
-    await consumer.assign(*tps)
+    consumer, applied = FollowedConsumer(*tps), list[tuple[int, int, Any]]()
+    for name in ("identities", "epoch_ends"):  # no broker says which log it is
+        monkeypatch.setattr(follower_module, name, lambda *_: asyncio.sleep(0, {}))
     for tp in tps:
         consumer.write(tp, 3)
-        consumer.seek(tp, 0)
     consumer.values[tps[0], 1] = avro()
 
     def apply(record: ConsumerRecord) -> None:
         applied.append((record.partition, record.offset, decode_json(record.value, record.headers).data))
 
-    follower = Follower({}, "t.agents", apply)
-    follower._positions = dict.fromkeys(tps, 0)
-    for _ in range(2):
-        with pytest.raises(SchemaUnavailable):
-            await follower._poll(consumer)  # type: ignore[arg-type]
+    follower = Follower({}, "t.agents", apply, make_consumer=lambda **_: consumer)
+    starting = asyncio.create_task(follower.start())
+    await asyncio.sleep(10)  # it tries again each second
+    assert len(rig.asked) > 2
     assert [(number, offset) for number, offset, _ in applied] == [(0, 0), (1, 0), (1, 1), (1, 2)]
-    assert follower._positions == {tps[0]: 1, tps[1]: 3}
+    assert "schema 7 cannot be fetched" in (follower.problem or "")
+    assert not starting.done()
     rig.answers = [httpx.Response(200, json=STRING)]
-    await follower._poll(consumer)  # type: ignore[arg-type]
+    await starting
     assert applied[4:] == [(0, 1, "t1"), (0, 2, {})]
+    await follower.stop()
 
 
 async def test_points_wait_for_their_schema_and_those_of_other_partitions_do_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rig = Rig(httpx.ConnectError("away"))
-    use(rig, monkeypatch)
+    rig = in_use(monkeypatch, httpx.ConnectError("away"))
     held, one, two, other = HeldRecords(), TP("points", 0), TP("points", 1), TP("changelog", 0)
 
     def fetched(records: dict[TP, list[Any]]) -> dict[TP, list[int]]:
@@ -349,7 +372,8 @@ async def test_points_wait_for_their_schema_and_those_of_other_partitions_do_not
     assert one in held
     assert fetched({one: [intake(3)]}) == {}, "prefetched before it was left out"
     rig.answers = [httpx.Response(200, json=STRING)]
-    await until(lambda: all(task.done() for task in held._learning.values()))
+    await until(lambda: rig.registry.first_unknown([Written(avro())]) is None)
+    await settle()
     assert fetched({one: [intake(4)], two: [intake(1)]}) == {one: [1, 2, 3, 4], two: [1]}
     assert held.without({one, two}) == {one, two}
     SCHEMAS.clear()

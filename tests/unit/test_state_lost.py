@@ -38,7 +38,7 @@ async def opened(
 
     monkeypatch.setattr(group, "committed_offsets", offsets)
     processor = SimpleNamespace(number=2, partitions={"tasks": TP}, kept=KEPT if has_state else None, is_added=False)
-    config = EngineConfig({}, "t.", "app-dispatch", ("tasks",), None, 6.0, 100, 1.0, 1.0, "state", False)
+    config = EngineConfig({}, "t.", "app-dispatch", ("tasks",), None, 6.0, 1.0, 1.0, "state", False)
     consumer: Any = SimpleNamespace(beginning_offsets=begins, end_offsets=ends)
     with capture_logs() as logs:
         heads, _ = await group.find_start_offsets(config, consumer, cast("PartitionProcessor", processor), state, {})

@@ -19,7 +19,7 @@ from streams.rules.windows.windows import Span
 from streams.settings import Settings
 from streams.statistics import aggregator as aggregator_module
 from streams.statistics import event_clocks
-from streams.statistics.aggregator import Aggregator
+from streams.statistics.aggregator import MAX_BATCH, Aggregator
 from streams.statistics.outputs import StatsRecorder
 from streams.statistics.state import State
 from tests.support.points import compare
@@ -69,6 +69,10 @@ class Consumer:
     async def log_ends(self, source_log: object) -> dict[int, int]:
         """Where the log ends."""
         return {0: self.end}
+
+    async def accept(self, message: Any) -> bool:
+        """Nothing was read of another's partition."""
+        return True
 
     async def confirm_ownership(self) -> bool:
         """What the group says."""
@@ -121,8 +125,8 @@ class World:
     async def look(self, aggregator: Aggregator, *, after_ms: int = 0) -> None:
         """`after_ms` later the log's end is asked for, and the clock looks at every series."""
         self.now_ms += after_ms
-        await aggregator._clocks.ask(cast("Any", self.consumer), cast("Any", None))
-        await aggregator._tick()
+        await aggregator.ask_log_ends()
+        await aggregator.tick()
 
     async def read(
         self, aggregator: Aggregator, points: Iterable[dict[str, Any]], begin: int, *, stamp_ms: int = 0
@@ -134,11 +138,13 @@ class World:
             message = SimpleNamespace(
                 value=orjson.dumps(point), headers=(), timestamp=stamp_s, partition=0, offset=offset, key=b"a"
             )
-            aggregator._pending.append(cast("Any", message))
+            await aggregator.take(cast("Any", message))
             offset += 1
-        self.consumer.end = max(self.consumer.end, offset)
+            self.consumer.end = max(self.consumer.end, offset)
+            if aggregator.pending == MAX_BATCH:  # more than a few would not be taken
+                await aggregator.count_batch()
         while aggregator.pending:
-            await aggregator._flush()
+            await aggregator.count_batch()
         return offset
 
     def anomalies(self) -> list[dict[str, Any]]:
@@ -229,7 +235,7 @@ async def test_what_has_not_been_read_is_no_silence(monkeypatch: pytest.MonkeyPa
         await world.look(aggregator, after_ms=3_600_000)
     else:
         world.now_ms += 3_600_000
-        await aggregator._tick()
+        await aggregator.tick()
     assert world.anomalies() == []
     windows = aggregator.state.windows("a")
     assert len([w for w in windows if w.interval == "minute"]) == 60
@@ -245,9 +251,9 @@ async def test_a_frozen_process_does_not_take_an_old_answer_for_the_present(monk
     await fill(world, await world.start(), world.now_ms - 7_200_000)
     aggregator = await world.start()
     aggregator.state.of_agent("a")[0].series.arrived_ms = world.now_ms
-    await aggregator._clocks.ask(cast("Any", world.consumer), cast("Any", None))
+    await aggregator.ask_log_ends()
     world.now_ms += 7_200_000
-    await aggregator._tick()
+    await aggregator.tick()
     assert world.anomalies() == []
     assert len([w for w in aggregator.state.windows("a") if w.interval == "minute"]) == 60
 

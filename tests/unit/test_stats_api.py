@@ -30,7 +30,8 @@ class Owner:
     """What the API needs of a processor, over a real state."""
 
     def __init__(self, partitions: list[int], count: int) -> None:
-        self.state = State(table=cast("Any", SimpleNamespace(data={})), spans=SPANS, limits=Thresholds())
+        self.table: Any = SimpleNamespace(data={})
+        self.state = State(table=self.table, spans=SPANS, limits=Thresholds())
         self.partitions = partitions
         self.partition_count = count
         self.addresses: dict[int, str] = {}
@@ -62,7 +63,7 @@ class Owner:
             live = self.state.apply(point, partition, offset)
             rows = self.state.rows(live)
             live.series.windows.touched.clear()
-            self.state._table.data.update((key, value) for key, value in rows if value is not None)
+            self.table.data.update((key, value) for key, value in rows if value is not None)
             live.leaving.clear()
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from streams.settings import Settings
 from streams.statistics import processor as module
+from streams.statistics.aggregator import Aggregator
 from streams.statistics.processor import NotReady, StatsProcessor
 from streams.statistics.query import Question
 from streams.statistics.state import State, spans_of
@@ -17,8 +18,15 @@ from streams.statistics.state import State, spans_of
 async def test_what_was_read_while_partitions_went_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """A long answer is made in slices; what is lost in between would be missing in it."""
     settings = Settings()
+    aggregators = list[Aggregator]()
+
+    def aggregate(*parts: Any) -> Aggregator:
+        aggregators.append(Aggregator(*parts))
+        return aggregators[0]
+
+    monkeypatch.setattr(module, "Aggregator", aggregate)
     processor = StatsProcessor(settings)
-    aggregator = processor._aggregator
+    [aggregator] = aggregators
     aggregator.state, aggregator.ready = (
         State(table=cast("Any", SimpleNamespace(data={})), spans=spans_of(settings), limits=None),
         True,

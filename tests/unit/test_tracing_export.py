@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 import structlog
+from opentelemetry.sdk import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from streams.rules.source_record import SourceRecord
 from streams.settings import Settings
-from streams.tracing.export import Provider, TracingError, _Rarely, make_ids, provider
+from streams.tracing.export import Provider, Rarely, TracingError, make_ids, provider
 from tests.support.wait import until
 
 BASE = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
@@ -64,9 +65,17 @@ async def test_a_provider_is_made_as_the_environment_says(protocol: str, monkeyp
     for name, value in (BASE | {"OTEL_EXPORTER_OTLP_PROTOCOL": protocol}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("OTEL_SERVICE_NAME", raising=False)
+    resources: list[Any] = []
+    usual = trace.TracerProvider
+
+    def kept(*, resource: Any, **more: Any) -> TracerProvider:
+        resources.append(resource)
+        return usual(resource=resource, **more)
+
+    monkeypatch.setattr(trace, "TracerProvider", kept)
     made = provider(Settings(app_id="app", instance_id="w1"))
     assert made is not None
-    attributes = made._provider.resource.attributes
+    [attributes] = [resource.attributes for resource in resources]
     assert (attributes["service.name"], attributes["service.instance.id"]) == ("app", "w1")
     made.role("dispatch", Settings()).record(SOURCE_RECORD).close()
     began = time.monotonic()
@@ -84,12 +93,12 @@ async def test_what_the_sdk_finds_wrong_is_told_in_one_line(monkeypatch: pytest.
     """A certificate that is not there."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "https://127.0.0.1:9")
-    monkeypatch.setattr("streams.tracing.export._exporter", _refuses)
+    monkeypatch.setattr("opentelemetry.exporter.otlp.proto.grpc.trace_exporter.OTLPSpanExporter", _refuses)
     with pytest.raises(TracingError, match=r"^OTEL_EXPORTER_OTLP_ENDPOINT: the exporter cannot be created as OTEL_"):
         provider(Settings())
 
 
-def _refuses(_name: str, _protocol: str) -> SpanExporter:
+def _refuses() -> SpanExporter:
     raise FileNotFoundError("no such certificate")
 
 
@@ -151,7 +160,7 @@ def test_a_collector_that_is_away_is_told_once_in_a_while_and_without_tracebacks
     """Each kind of line by itself; what is no warning is for debugging only."""
     now_s = [100.0]
     monkeypatch.setattr("streams.tracing.export.time.monotonic", lambda: now_s[0])
-    quiet, logger = _Rarely(), logging.Logger("opentelemetry.test", logging.INFO)
+    quiet, logger = Rarely(), logging.Logger("opentelemetry.test", logging.INFO)
     logger.addFilter(quiet)
     logger.addHandler(caplog.handler)
     for step_s in (0.0, 29.0, 1.0):

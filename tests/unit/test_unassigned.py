@@ -11,7 +11,6 @@ from aiokafka.errors import KafkaConnectionError
 
 from schemas.messages import AgentStanding
 from streams.dispatch import backlogs, unassigned
-from streams.dispatch.unassigned import UnassignedTasks
 from streams.rules.dispatch.delaying import TASK_BYTES
 from tests.support.dispatching import Dispatching
 from tests.support.wait import settle, until
@@ -204,23 +203,16 @@ async def test_nothing_happens_after_the_partition_is_closed(make: Make, monkeyp
     assert one.transport.calls == []
 
 
-async def test_tasks_of_agents_in_a_queue_are_not_read_back_by_those_that_wait_for_one(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_tasks_of_agents_in_a_queue_are_not_read_back_by_those_that_wait_for_one(make: Make) -> None:
     """What an agent's queue has read back is that queue's business: it asks for more when it runs low."""
-    asked: list[str] = []
-    ours = UnassignedTasks._try
-
-    def spy(self: UnassignedTasks, key: str) -> None:
-        asked.append(key)
-        ours(self, key)
-
-    monkeypatch.setattr(UnassignedTasks, "_try", spy)
     one = make(dispatch={"max_held_bytes": 10 * TASK_BYTES})
     one.register(id="hog", endpoint="http://h")
     one.transport.gate.clear()
     for offset in range(100):
         one.take(offset, target="hog")
     await asyncio.sleep(0.1)
+    read_by_the_queue = list(one.asked_again)
+    one.take(100, target="unknown")  # one that waits for an agent, beside them
+    await asyncio.sleep(2 * unassigned.CHECK_S)
     assert one.memory.used <= 10 * TASK_BYTES
-    assert [key for key in asked if not key.startswith(unassigned.PREFIX)] == []
+    assert one.asked_again == read_by_the_queue

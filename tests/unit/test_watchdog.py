@@ -21,29 +21,46 @@ P0, P1 = TopicPartition("t.tasks", 0), TopicPartition("t.tasks", 1)
 AFTER_S = 0.12
 
 
+async def _runs(error: Exception | None = None) -> None:
+    if error is not None:
+        raise error
+    await asyncio.Event().wait()
+
+
+class Consumer(FakeConsumer):
+    """With the tasks that aiokafka's has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetching = asyncio.create_task(_runs())
+        self._fetcher = SimpleNamespace(_fetch_task=self.fetching, _pending_tasks=set())
+        self._coordination_task = asyncio.create_task(_runs())
+
+    def break_heartbeat(self, error: Exception) -> None:
+        """Its task ends with this."""
+        self._heartbeat_task = asyncio.create_task(_runs(error))
+
+    def end_metadata(self) -> None:
+        """Its task ends."""
+        self._client = SimpleNamespace(_sync_task=asyncio.create_task(asyncio.sleep(0)))
+
+
 class Watched:
     """An engine's face: a consumer with tasks of its own, and the feed's account."""
 
     def __init__(self) -> None:
-        self.consumer: Any = FakeConsumer()
+        self.consumer: Any = Consumer()
         self.consumer.assigned = {P0, P1}
         self.consumer.positions = {P0: 0, P1: 0}
         self.feed = SimpleNamespace(failing_s=0.0, is_refused=False, polled=[P0, P1], open=[P0, P1])
         self.ends: dict[TopicPartition, int] = {}
         self.renewed = 0
-        self.fetching = asyncio.create_task(self._task(None))
-        self.consumer._fetcher = SimpleNamespace(_fetch_task=self.fetching, _pending_tasks=set())
-        self.consumer._coordination_task = asyncio.create_task(self._task(None))
+        self.fetching = self.consumer.fetching
         self.end = asyncio.Event()
-
-    async def _task(self, error: Exception | None) -> None:
-        if error is not None:
-            raise error
-        await asyncio.Event().wait()
 
     def broken(self, error: Exception) -> None:
         """The heartbeat ends with this."""
-        self.consumer._heartbeat_task = asyncio.create_task(self._task(error))
+        self.consumer.break_heartbeat(error)
 
     async def renew(self) -> None:
         """As a new consumer would: it reads on."""
@@ -142,7 +159,7 @@ async def test_a_dead_task_of_aiokafka_is_noticed_at_the_next_look() -> None:
 async def test_a_client_that_no_longer_asks_for_metadata_is_noticed() -> None:
     """Its partitions would stay with leaders that moved."""
     watched = Watched()
-    watched.consumer._client = SimpleNamespace(_sync_task=asyncio.create_task(asyncio.sleep(0)))
+    watched.consumer.end_metadata()
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert "metadata" in (await watched.dog().look() or "")

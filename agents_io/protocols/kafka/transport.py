@@ -83,7 +83,7 @@ class KafkaTransport:
         sent = opened = False
         try:
             async with asyncio.timeout(call.timeout_s):
-                await self._open()
+                await self.open()
                 opened = True
                 waiting = self._waiting[correlation] = asyncio.get_running_loop().create_future()
                 await self._send(peer.topic, call, correlation)
@@ -108,7 +108,7 @@ class KafkaTransport:
         topic = self._agents.get(agent).topic
         try:
             async with asyncio.timeout(timeout_s):
-                await self._open(replies=False)
+                await self.open(replies=False)
                 found = await _topics(self._living())
         except TimeoutError:
             raise CallTimeout(f"Kafka does not answer within {timeout_s:.3g} s") from None
@@ -145,8 +145,11 @@ class KafkaTransport:
             raise InternalError("the requests' producer was lost")
         return self._producer
 
-    async def _open(self, *, replies: bool = True) -> None:
-        """Create producer and reader at the first call, and the producer again if its own task has ended."""
+    async def open(self, *, replies: bool = True) -> None:
+        """Connect, which the first call does otherwise and in its own time; idempotent. Raises `InternalError`.
+
+        A producer whose own task has ended is replaced. `replies`: also read the reply topic.
+        """
         reading = self._replies is not None or not replies
         if reading and self._producer is not None and not _ended(self._producer):
             return

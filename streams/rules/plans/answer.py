@@ -34,7 +34,7 @@ class Outcome(NamedTuple):
     error: dict[str, Any] | None = None
 
 
-class _Voice(NamedTuple):
+class Voice(NamedTuple):
     id: str
     value: Any
     confidence: float
@@ -85,7 +85,7 @@ def _agreed(graph: StepGraph, good: list[int], confidences: list[float]) -> Outc
         if end is None or end.dropped:
             return _refused("too_large", f"{how}: the answers together are larger than a plan may hold")
         value = None if end.value is None else loads(end.value)
-        voices.append(_Voice(graph.blueprint.steps[index].id, value, confidence))
+        voices.append(Voice(graph.blueprint.steps[index].id, value, confidence))
     if how == "vote":
         return vote(voices)
     return mean(voices) if how == "mean" else merge(voices)
@@ -95,10 +95,10 @@ def _refused(code: str, message: str) -> Outcome:
     return Outcome(error={"code": code, "message": f"metadata.consensus: {message}", "retryable": False})
 
 
-def vote(voices: list[_Voice]) -> Outcome:
+def vote(voices: list[Voice]) -> Outcome:
     """The majority, each vote weighted by its confidence.
 
-    >>> vote([_Voice("a", "x", 0.9), _Voice("b", "y", 0.95), _Voice("c", "x", 0.3)])
+    >>> vote([Voice("a", "x", 0.9), Voice("b", "y", 0.95), Voice("c", "x", 0.3)])
     Outcome(value=b'"x"', confidence=0.4, error=None)
     """
     weights: dict[bytes, list[float]] = {}
@@ -109,10 +109,10 @@ def vote(voices: list[_Voice]) -> Outcome:
     return Outcome(dumps(given), _share(fsum(weights[winner]), len(voices)))
 
 
-def mean(voices: list[_Voice]) -> Outcome:
+def mean(voices: list[Voice]) -> Outcome:
     """The mean of numbers, weighted by confidence; equally if every confidence is 0.
 
-    >>> mean([_Voice("a", 10, 0.75), _Voice("b", 20, 0.25)])
+    >>> mean([Voice("a", 10, 0.75), Voice("b", 20, 0.25)])
     Outcome(value=b'12.5', confidence=0.5, error=None)
     """
     for voice in voices:
@@ -124,10 +124,10 @@ def mean(voices: list[_Voice]) -> Outcome:
     return Outcome(dumps(value), _mean([voice.confidence for voice in voices]))
 
 
-def merge(voices: list[_Voice]) -> Outcome:
+def merge(voices: list[Voice]) -> Outcome:
     """Objects become one object, anything else a list.
 
-    >>> merge([_Voice("a", {"x": 1, "y": 1}, 0.5), _Voice("b", {"y": 2}, 0.9)]).value
+    >>> merge([Voice("a", {"x": 1, "y": 1}, 0.5), Voice("b", {"y": 2}, 0.9)]).value
     b'{"x":1,"y":2}'
     """
     confidence = _mean([voice.confidence for voice in voices])
