@@ -27,7 +27,7 @@ ALLOWED = {
     "tests/pipeline/test_kafka_agents.py": (AIOKAFKA + "the producer's task ends", {"_sender"}),
     "tests/simulation/client.py": (AIOKAFKA + "its requests, answered by a simulated broker", {"_transactional_id"}),
     "tests/simulation/leftovers.py": (
-        "counts what a world leaves in memory, container by container, to name the one that leaks",
+        "looks for what the product should have forgotten, which it shows to nobody",
         {
             "_aside",
             "_by_name",
@@ -67,7 +67,7 @@ ALLOWED = {
         },
     ),
     "tests/simulation/node.py": (
-        "drops tasks as a killed process does, which asyncio reports",
+        "asyncio must not complain of the tasks of a killed process",
         {"_log_destroy_pending"},
     ),
     "tests/simulation/test_statistics.py": ("takes a rule out of the product", {"_store"}),
@@ -79,7 +79,7 @@ ALLOWED = {
     ),
     "tests/unit/test_lease.py": (AIOKAFKA + "the request that the lease watches", {"_send_req"}),
     "tests/unit/test_newer_requests.py": (
-        "pins the bytes of requests that only their own modules send",
+        "pins the bytes of each request that aiokafka lacks",
         {
             "_DescribeTransactions",
             "_EpochEndRequest",
