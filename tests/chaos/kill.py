@@ -151,8 +151,8 @@ class Run:
 
     def come(self, name: str) -> None:
         """Register one of the agents that come and go."""
-        wished = {"id": name, "endpoint": self.coming[name], "capabilities": [CAPABILITY], "limits": LIMITS}
-        register(self.bootstrap, self.prefix, wished)
+        wanted = {"id": name, "endpoint": self.coming[name], "capabilities": [CAPABILITY], "limits": LIMITS}
+        register(self.bootstrap, self.prefix, wanted)
 
     def change_places(self) -> None:
         """Register the other one of the two, and unregister this one. What it has taken, it finishes."""

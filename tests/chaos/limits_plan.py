@@ -52,10 +52,10 @@ class Offer:
 
 def registration(agent: str, endpoint: str) -> dict[str, Any]:
     """How an agent is registered; the secret it is called with tells it which worker calls."""
-    wished: dict[str, Any] = {"id": agent, "endpoint": endpoint, "auth": {"env": "CALLER_NAME"}}
+    wanted: dict[str, Any] = {"id": agent, "endpoint": endpoint, "auth": {"env": "CALLER_NAME"}}
     if agent.startswith("full"):
-        return wished
-    return {**wished, "limits": {**_WIDE, "maxConcurrency": 2} if agent.startswith("slow") else _WIDE}
+        return wanted
+    return {**wanted, "limits": {**_WIDE, "maxConcurrency": 2} if agent.startswith("slow") else _WIDE}
 
 
 def well(agent: str) -> Step:

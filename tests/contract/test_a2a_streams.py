@@ -123,7 +123,7 @@ async def test_an_agent_that_only_streams_is_asked_for_that_from_then_on(
     ],
 )  # fmt: skip
 async def test_how_a_stream_ends(events: list[Any], expected: Any) -> None:
-    """By the registration's wish: `stream: true` asks for nothing else."""
+    """The registration asks for it: `stream: true` changes nothing else."""
     server = Streaming("1.0", events, (*SENDS, "GetTask"))
     async with asking(A2aTransport(), server, "a2a", stream=True) as ask:
         assert said(await ask(timeout_s=5.0)) == expected

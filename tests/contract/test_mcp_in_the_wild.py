@@ -137,7 +137,7 @@ async def test_whatever_is_no_result_puts_the_session_in_doubt(sick: Callable[[A
 
 
 async def test_a_call_out_of_time_doubts_its_session_and_a_cancelled_one_does_not() -> None:
-    """The server may hang in the session; the user's wish says nothing of it."""
+    """The server may hang in the session; the user's request says nothing of it."""
     server = Server()
 
     async def hanging(request: web.Request, message: dict[str, Any]) -> web.StreamResponse:

@@ -48,7 +48,7 @@ def told(path: Path, luck: int) -> End:
 
 
 class PlanMachine(RuleBasedStateMachine):
-    """One plan, whose steps end in any order, twice, too late; with wishes, time and restarts in between."""
+    """One plan, whose steps end in any order, twice, too late; with cancel requests, time and restarts in between."""
 
     @initialize(data=plans(), luck=st.integers(0, 50))
     def accept(self, data: dict[str, Any], luck: int) -> None:

@@ -54,11 +54,11 @@ class Coordinating:
         self.emitted: list[Output] = []
         self.cancel_requests: dict[str, str] = {}
         self.asked_of: list[tuple[str, int]] = []
-        """Plans whose wish was asked for, and when they were submitted."""
-        self.task_wishes: dict[str, str] = {}
+        """Plans whose cancel request was asked for, and when they were submitted."""
+        self.task_requests: dict[str, str] = {}
         self.skew_ms = 0
-        loop = asyncio.get_running_loop()
-        wall_s = time.time() - loop.time()
+        self._loop = asyncio.get_running_loop()
+        self._wall_s = time.time() - self._loop.time()
         self.registry = CollectorRegistry()
         self.templates: dict[str, Any] = {}
         parts = PlanParts(
@@ -66,19 +66,23 @@ class Coordinating:
             recorder=PlanRecorder("app", "t.", "app-plans"),
             emit=self.emitted.append,
             metrics=PlanMetrics(self.registry),
-            wall_ms=lambda: int((wall_s + loop.time()) * 1000) + self.skew_ms,
-            cancelled=self._wish,
+            wall_ms=self.wall_ms,
+            cancelled=self._cancelled,
             partition_count=lambda: partitions if isinstance(partitions, int) else partitions[0],
             templates=self.templates,
             max_plan_bytes=self.settings.plans.max_plan_bytes,
-            task_cancelled=lambda task_id, submitted_ms: self.task_wishes.get(task_id),
+            task_cancelled=lambda task_id, submitted_ms: self.task_requests.get(task_id),
             tracing=tracing,
         )
         self.offset = 0
         self.make = lambda: PlanHandler(cast("PartitionProcessor", self.partition), parts, list(self.state.values()))
         self.handler = self.make()
 
-    def _wish(self, plan_id: str, submitted_ms: int) -> str | None:
+    def wall_ms(self) -> int:
+        """The worker's wall clock, as far ahead as the test wants."""
+        return int((self._wall_s + self._loop.time()) * 1000) + self.skew_ms
+
+    def _cancelled(self, plan_id: str, submitted_ms: int) -> str | None:
         self.asked_of.append((plan_id, submitted_ms))
         return self.cancel_requests.get(plan_id)
 

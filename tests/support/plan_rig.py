@@ -41,7 +41,7 @@ def send_plans(bootstrap: str, prefix: str, plans: Iterable[dict[str, Any]], key
 
 
 def cancel_plans(bootstrap: str, prefix: str, names: Iterable[str]) -> None:
-    """Wishes to end plans."""
+    """Requests to end plans."""
     cancel_request = {"type": "cancel", "reason": CANCEL_REASON}
     produce(
         bootstrap,

@@ -87,7 +87,7 @@ async def test_two_at_once_agree(kafka: KafkaCluster, settings_for: SettingsFor)
 
 
 async def test_growth_and_mismatch(kafka: KafkaCluster, settings_for: SettingsFor) -> None:
-    """A mismatch of the intake is reported by `check` and mended by `apply`; a larger wish grows all, a smaller none."""
+    """A mismatch of the intake is reported by `check` and mended by `apply`; a larger number grows all, a smaller none."""
     settings = settings_for(kafka)
     await create(settings, "tasks", 2)
     await create(settings, "parked", 3)

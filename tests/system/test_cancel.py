@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
 
 
 def test_a_running_task_is_cancelled_down_to_the_agent(kafka: KafkaCluster, prefix: str, tmp_path: Path) -> None:
-    """A hanging call ends within seconds of the wish, long before its deadline, with the reason in its result."""
+    """A hanging call ends within seconds of the request, long before its deadline, with the reason in its result."""
     broker, log = kafka.bootstrap_servers, tmp_path / "calls.jsonl"
     apply_topics(broker, prefix)
     with fake_agent("--behaviour", "hang", "--log", str(log)) as endpoint:

@@ -67,7 +67,7 @@ def test_the_queue_keeps_to_what_was_found() -> None:
 
 
 def test_a_429_is_overload_and_a_refusal_of_the_task_is_not() -> None:
-    """Neutral ends matter only with a wish to be left alone."""
+    """Neutral ends matter only if the agent asks to be left alone."""
     queue: AgentQueue[str] = AgentQueue(max_concurrency=10, limiter=SlidingWindow(1000, 60.0), breaker=Breaker())
     queue.adaptive = AimdLimit(10)
     for item, pause_s in (("refused", None), ("told to wait", 1.0)):

@@ -145,7 +145,7 @@ def test_the_wish_is_a_control() -> None:
 
 
 def test_the_table_of_controls_tells_and_remembers() -> None:
-    """The latest wish for an agent, or for all."""
+    """The latest request for an agent, or for all."""
     told: list[str | None] = []
     table = VirtualControls(options={}, prefix="t.", on_cancel=lambda _: None, on_clear=told.append)
     for at_ms, agent_id in ((10, "a"), (30, None), (20, "b"), (40, "b")):

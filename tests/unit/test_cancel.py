@@ -35,7 +35,7 @@ async def make() -> Any:
 
 
 def cancel(one: Dispatching, task_id: str, why: str = "the task was cancelled: no longer wanted") -> None:
-    """As the control table does it: the wish is remembered, then told."""
+    """As the control table does it: the request is remembered, then told."""
     one.cancel_requests[task_id] = why
     one.handler.cancel(task_id)
 
@@ -108,7 +108,7 @@ async def test_a_task_is_cancelled_while_its_record_moves(make: Make) -> None:
 
 
 async def test_a_task_that_comes_after_the_wish_is_not_called(make: Make) -> None:
-    """The wish may be read before the task is."""
+    """The request may be read before the task is."""
     one = make()
     cancel(one, "t0")
     one.take(0)

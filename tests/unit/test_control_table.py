@@ -1,4 +1,4 @@
-"""Wishes to cancel: each role of a worker hears of its own, and is asked again later."""
+"""Requests on `controls`: each role of a worker is told of its own, and they are looked up again later."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def told(table: VirtualControls, *cancel_requests: dict[str, Any] | bytes) -> No
 
 
 async def test_tasks_and_plans_are_told_apart() -> None:
-    """By the field, also when they share an id; what is no wish is passed over."""
+    """By the field, also when they share an id; invalid records are ignored."""
     tasks: list[str] = []
     plans: list[str] = []
     table = VirtualControls(options={}, prefix="t.", on_cancel=tasks.append, on_plan=plans.append)
@@ -30,7 +30,7 @@ async def test_tasks_and_plans_are_told_apart() -> None:
     assert (table.plan_cancelled("y", 0), table.plan_cancelled("x", 0)) == ("the plan was cancelled: enough", None)
 
 
-async def test_a_worker_keeps_only_the_wishes_it_can_fulfil() -> None:
+async def test_a_worker_keeps_only_the_requests_it_can_fulfil() -> None:
     """One that runs no plans remembers none."""
     table = VirtualControls(options={}, prefix="t.", on_cancel=lambda task_id: None)
     told(table, {"taskId": "x"}, {"planId": "y"})
@@ -38,7 +38,7 @@ async def test_a_worker_keeps_only_the_wishes_it_can_fulfil() -> None:
     assert table.plan_cancelled("y", 0) is None
 
 
-async def test_a_wish_is_about_what_was_submitted_before_it_or_soon_after() -> None:
+async def test_a_request_is_about_what_was_submitted_before_it_or_soon_after() -> None:
     """However long that waits; an id that is used again the next day is another task, also where the worker was not restarted."""
     table = VirtualControls(options={}, prefix="t.", on_cancel=lambda task_id: None, on_plan=lambda plan_id: None)
     at_ms = 1_795_348_800_000
@@ -50,3 +50,11 @@ async def test_a_wish_is_about_what_was_submitted_before_it_or_soon_after() -> N
             ask("nightly", at_ms + after_ms) is not None for after_ms in (-7 * DAY_MS, 0, HOUR_MS, HOUR_MS + 1, DAY_MS)
         ]
         assert found == [True, True, True, False, False]
+
+
+async def test_the_last_time_an_agents_answers_were_cleared_is_that_of_the_newest_record() -> None:
+    """The records of one agent and of all lie in several partitions, which are read in any order."""
+    table = VirtualControls(options={}, prefix="t.")
+    for agent_id, at_ms in (("a", 2000), ("a", 1000), (None, 1500)):
+        table.take(orjson.dumps({"type": "cache-clear"} | ({} if agent_id is None else {"agentId": agent_id})), at_ms)
+    assert [table.cleared(agent_id) for agent_id in ("a", "b")] == [2000, 1500]

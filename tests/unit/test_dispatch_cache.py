@@ -42,7 +42,7 @@ async def test_a_known_answer_is_given_without_a_call(make: Make) -> None:
     ids=lambda other: next(iter(other)),
 )
 async def test_another_question_is_asked(make: Make, other: dict[str, Any]) -> None:
-    """Anything the agent is sent or was chosen by makes another question; so does the wish for a fresh answer."""
+    """Anything the agent is sent or was chosen by makes another question; so does asking for a fresh answer."""
     one = make()
     one.register(id="a2", endpoint="http://h")
     one.take(0, payload={"x": 1})

@@ -268,7 +268,7 @@ async def test_no_more_tries_than_allowed_over_all_agents(make: Make) -> None:
 
 
 async def test_cancelled_while_it_waits_for_any_agent(make: Make) -> None:
-    """The wish brings it out, and it ends as cancelled."""
+    """The request brings it out, and it ends as cancelled."""
     one = make()
     for name in ("left", "right"):
         stand(one, name, healthy=False, reason="checks")

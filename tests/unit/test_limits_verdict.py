@@ -83,7 +83,7 @@ def test_more_calls_than_attempts_break_a_run() -> None:
 
 
 def test_failed_probes_are_told_by_the_events_of_the_circuit() -> None:
-    """Five failures open it; one task probes it after each hold as often as it wishes, and then has its attempts."""
+    """Five failures open it; one task probes it after each hold as often as it needs, and then has its attempts."""
     evidence = calm()
     for number in range(5):
         evidence.calls.append(

@@ -19,7 +19,7 @@ def wall_ms() -> int:
 
 
 async def test_the_earliest_that_was_set_rings_and_says_when_again() -> None:
-    """Later wishes change nothing; what is over is silent."""
+    """Later requests change nothing; what is over is silent."""
     rung: list[str] = []
     now = wall_ms()
 

@@ -65,7 +65,7 @@ async def test_a_wish_ends_a_plan_wherever_it_is() -> None:
 
 
 async def test_a_plan_that_waited_on_its_topic_was_submitted_when_its_record_was_written() -> None:
-    """Not when it was accepted: a wish of meanwhile would not concern it."""
+    """Not when it was accepted: a request of meanwhile would not concern it."""
     it = Coordinating()
     it.plan(plan("a") | {"id": "one"})
     assert it.asked_of == [("one", 0)], "the record's timestamp"

@@ -40,7 +40,7 @@ async def test_losers_are_cancelled_in_the_commit_of_the_result() -> None:
     told = it.step("p", 1)
     assert topics(told) == ["controls", "plan-results", "plan:completed"]
     assert one(told, "controls") == {"type": "cancel", "taskId": "p#0", "reason": "its plan has its answer"}
-    assert [output.topic for output in it.emitted] == ["controls"], "the wish goes out at once too"
+    assert [output.topic for output in it.emitted] == ["controls"], "the request goes out at once too"
 
 
 async def test_what_is_no_step_of_a_plan_here_is_skipped_and_changes_nothing() -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import orjson
 import pytest
@@ -24,29 +22,19 @@ pytestmark = pytest.mark.virtual_time
 PAIR = {"kind": "sequential", "tasks": [task("one"), task("two") | {"payload": "${n}"}]}
 
 
-begun_at: WeakKeyDictionary[Coordinating, float] = WeakKeyDictionary()
-"""The wall clock's time, seconds, when the loop's was 0."""
-
-
 def coordinating(template: dict[str, Any] | None = None, **fields: Any) -> Coordinating:
     """A partition whose worker knows the template `t`."""
     it = Coordinating(**fields)
-    begun_at[it] = time.time() - asyncio.get_running_loop().time()
     it.templates["t"] = {"name": "t", "plan": template or PAIR}
     return it
-
-
-def now(it: Coordinating) -> int:
-    """The partition's wall clock."""
-    return int((begun_at[it] + asyncio.get_running_loop().time()) * 1000) + it.skew_ms
 
 
 def ask(it: Coordinating, left_ms: int = 60_000, offset: int | None = None, **fields: Any) -> list[dict[str, Any]]:
     """The task `t1` comes in, as dispatch handed it over a minute ago."""
     found = validate(Task, {"id": "t1", "type": "pattern", "target": "t", "payload": {"n": 5}} | fields)
-    accepted_ms = now(it) - 60_000
+    accepted_ms = it.wall_ms() - 60_000
     echo = {"mine": 1} | (fields.get("metadata") or {})
-    data = plan_for(found, echo, accepted_ms - 40, accepted_ms, now(it) + left_ms)
+    data = plan_for(found, echo, accepted_ms - 40, accepted_ms, it.wall_ms() + left_ms)
     return it.plan(data, offset=offset)
 
 
@@ -214,7 +202,7 @@ async def test_a_wish_about_the_task_ends_it_wherever_it_is() -> None:
     it = coordinating()
     for name in ("one", "two", "four"):
         ask(it, id=name)
-    it.task_wishes |= dict.fromkeys(("one", "two", "three"), "the task was cancelled: enough")
+    it.task_requests |= dict.fromkeys(("one", "two", "three"), "the task was cancelled: enough")
     it.handler.cancel_task("one")
     it.handler.cancel_task("nobody")
     told = it.commit()

@@ -77,7 +77,7 @@ def test_a_level_by_itself_takes_each_end_once() -> None:
         assert (moves.starts, moves.verdict, graph.done, graph.in_flight) == ([], None, 1, 1)
 
 
-def test_time_and_wishes_end_a_plan_and_stop_what_runs() -> None:
+def test_time_and_requests_end_a_plan_and_stop_what_runs() -> None:
     """Neither before its time."""
     run = run_of(plan("a", "b", timeout=1000))
     run.begin()
@@ -133,7 +133,7 @@ def test_a_pattern_that_stopped_its_steps_ends_by_its_time_and_others_fail_the_p
 
 
 def test_a_cancelled_plan_that_never_began_has_a_result_for_each_task() -> None:
-    """The wish may come first."""
+    """The request may come first."""
     run = run_of(plan("a", "b"))
     run.cancel("the plan was cancelled", NOW)
     assert {step["error"]["message"] for step in result(run)["results"]} == {"not started: the plan was cancelled"}

@@ -15,7 +15,7 @@ from streams.settings import Settings
 
 
 @pytest.mark.parametrize(
-    ("wished", "url", "told"),
+    ("wanted", "url", "told"),
     [
         (None, "http://0.0.0.0:5", "http://w1:5"),
         (None, "http://[::]:5", "http://w1:5"),
@@ -25,11 +25,11 @@ from streams.settings import Settings
         ("[fd00::7]:80", "http://[::]:5", "http://[fd00::7]:80"),
     ],
 )
-def test_others_are_told_the_address_that_was_wished_or_the_one_it_listens_on(
-    wished: str | None, url: str, told: str
+def test_others_are_told_the_address_that_was_wanted_or_the_one_it_listens_on(
+    wanted: str | None, url: str, told: str
 ) -> None:
     """A host's own name is told only where it listens everywhere and nobody said better."""
-    assert f"http://{advertised(wished, url.removeprefix('http://'), 'w1')}" == told
+    assert f"http://{advertised(wanted, url.removeprefix('http://'), 'w1')}" == told
 
 
 async def test_a_longer_drain_has_a_longer_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ def test_other_topics_grow_only_when_asked_and_fixed_ones_never() -> None:
 
 
 def test_nothing_ever_shrinks() -> None:
-    """A smaller wish leaves what is there, and new topics still match the intake."""
+    """A smaller number leaves what is there, and new topics still match the intake."""
     existing = {topic.name: 10 for topic in ALL if topic.name != f"{P}events"}
     changes = decided(existing, 4)
     assert {change.partitions for name, change in changes.items() if name != "events"} == {10}
