@@ -1,7 +1,8 @@
 """Logs why no call can begin: Kafka is unreachable, or no worker reads the tasks.
 
 In: the calls that wait. Out: a warning after a few seconds; `KafkaUnreachable` or `NoWorker` in each call that has
-waited `give_up_after_s`. It checks only while calls wait and no result comes.
+waited `give_up_after_s` with that problem: once Kafka is back, workers have as long to come back too. It checks only
+while calls wait and no result comes.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ class WaitWatch:
         self._readers = readers
         self._give_up_after_s = give_up_after_s
         self._task: asyncio.Task[None] | None = None
-        self._since: float | None = None
+        self._problem: type[ClientError] | None = None
+        self._since = 0.0
+        """Since when there has been this problem."""
         self._seen = 0
 
     def start(self) -> None:
@@ -58,14 +61,14 @@ class WaitWatch:
         delivered = sum(reader.delivered for reader in self._readers)
         oldest = min((one.since for reader in self._readers for one in reader.waiting()), default=now)
         if delivered != self._seen or now - oldest < LOOK_EVERY_S:
-            self._seen, self._since = delivered, None
+            self._seen, self._problem = delivered, None
             return
-        problem = await self._problem()
+        problem = await self._find_problem()
         if problem is None:
-            self._since = None
+            self._problem = None
             return
-        if self._since is None:
-            self._since = now
+        if type(problem) is not self._problem:
+            self._problem, self._since = type(problem), now
             log.warning("no call can begin: %s", problem)
         limit_s = self._give_up_after_s
         if limit_s is None or now - self._since < limit_s:
@@ -75,7 +78,7 @@ class WaitWatch:
                 if now - waiting.since >= limit_s:
                     waiting.fail(type(problem)(str(problem)))
 
-    async def _problem(self) -> ClientError | None:
+    async def _find_problem(self) -> ClientError | None:
         try:
             await connect(self._settings, REACH_TIMEOUT_S)
         except KafkaUnreachable as error:
