@@ -99,16 +99,20 @@ def deadlines(scenario: Scenario) -> Iterator[Violation]:
     if scenario.options.time == "task" or scenario.options.skew:
         return
     slack_s = FAULTY_SLACK_S if {fault.kind for fault in scenario.faults} & (MOVES | {"grow"}) else QUIET_SLACK_S
-    outages = [(fault.at, fault.at + fault.amount) for fault in scenario.faults if fault.kind == "outage"]
     for name, sent in scenario.traffic.tasks.items():
         for at, row in scenario.results.get(name, [])[:1]:
             code = _name(row)
-            # While brokers are away nothing can be answered, and a partition that they left without an owner is not taken over.
-            away_s = sum(until - since for since, until in outages if since < at)
-            if sent.deadline is not None and at > sent.deadline + slack_s + away_s:
+            if sent.deadline is not None and at > sent.deadline + slack_s + _away_s(scenario, at):
                 yield Violation("late result", name, f"deadline {sent.deadline:.2f}, result at {at:.2f}: {code}")
             if sent.deadline is None and code in WAITING_CODES and not _refused_by_agent(scenario, name):
                 yield Violation("failed for waiting", name, f"{code} without a deadline: {row['error']['message']}")
+
+
+def _away_s(scenario: Scenario, at: float) -> float:
+    """How long brokers were away before then: nothing is answered, and a partition that they left without an owner is not
+    taken over.
+    """
+    return sum(fault.amount for fault in scenario.faults if fault.kind == "outage" and fault.at < at)
 
 
 def _refused_by_agent(scenario: Scenario, name: str) -> bool:
@@ -135,7 +139,7 @@ def cancels(scenario: Scenario) -> Iterator[Violation]:
                 heard_at = sent.cancelled_at
                 if scenario.grown_at is not None:
                     heard_at = max(heard_at, scenario.grown_at + GROWTH_S)
-                if at <= heard_at + within_s:
+                if at <= heard_at + within_s + _away_s(scenario, at):
                     continue
                 detail = f"cancelled at {sent.cancelled_at:.2f}, ended as {_name(row)} at {at:.2f}"
                 yield Violation(f"unheard cancel of a {what}", name, detail)
