@@ -24,6 +24,7 @@ from aiokafka.protocol.transaction import InitProducerIdRequest
 
 from schemas.access import role_group
 from streams.broker.bootstrap_closing import close_cut_bootstraps
+from streams.broker.closed_connections import fail_on_closed
 from streams.broker.oauth import TOKEN_MECHANISMS, TokenRefused, TokenUnavailable, hear_refusals, tokens
 from streams.broker.tls_closing import cut_slow_ends
 from streams.schema_registry import use_registry
@@ -71,6 +72,7 @@ def client_options(settings: Settings) -> dict[str, Any]:
     """
     _addresses(settings)
     close_cut_bootstraps()
+    fail_on_closed()
     kafka = settings.kafka
     try:
         use_registry(kafka)

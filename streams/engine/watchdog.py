@@ -19,7 +19,7 @@ from aiokafka.structs import TopicPartition
 
 from streams.engine import group
 from streams.engine.engine import Engine
-from streams.engine.faults import is_transient
+from streams.engine.faults import is_refused
 from streams.rules.engine.stall import StallRule
 
 log = structlog.get_logger(__name__)
@@ -54,7 +54,7 @@ class Watchdog:
         consumer = self._engine.consumer
         dead = group.dead_task(consumer)
         # A refusal is permanent: the polls raise it, which ends the worker with the reason.
-        if dead is not None and (dead[1] is None or is_transient(dead[1])):
+        if dead is not None and (dead[1] is None or not is_refused(dead[1])):
             return f"aiokafka's {dead[0]} task has ended: {dead[1]!r}"
         failing_s = self._engine.feed.failing_s
         if failing_s >= self._after_s and not self._engine.feed.is_refused:

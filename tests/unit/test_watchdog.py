@@ -156,6 +156,15 @@ async def test_a_dead_task_of_aiokafka_is_noticed_at_the_next_look() -> None:
     assert "heartbeat" in (await other.dog().look() or "")
 
 
+async def test_a_task_that_ended_of_an_error_nobody_expects_is_noticed() -> None:
+    """A new consumer has not got it; only what the brokers refuse would be refused again."""
+    watched = Watched()
+    watched.broken(RuntimeError("the handler is closed"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert "heartbeat" in (await watched.dog().look() or "")
+
+
 async def test_a_client_that_no_longer_asks_for_metadata_is_noticed() -> None:
     """Its partitions would stay with leaders that moved."""
     watched = Watched()
