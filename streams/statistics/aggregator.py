@@ -202,6 +202,7 @@ class Aggregator:
         self._round = []
         self.state.clear()
         gc.unfreeze()
+        gc.collect()  # what was frozen never makes Python collect by itself
 
     # One batch
 
@@ -364,11 +365,19 @@ class Aggregator:
 
     async def _foretell(self, touched: Collection[Live], releases: int) -> None:
         """Store what only time causes before publishing it: after a crash no offset would repeat it, and nothing end
-        it.
+        it. Windows that time closed are published even before: the next owner reads that they are closed.
         """
-        rows = [row for live in touched if live.series.anomalies for row in self.state.rows(live)]
-        if rows:
-            await self._write(rows, releases)
+        alarmed = [live for live in touched if live.series.anomalies]
+        if alarmed:
+            await self._send(
+                [
+                    self._recorder.aggregate(live, window_id, window)
+                    for live in alarmed
+                    for window_id, window in live.series.windows.touched.items()
+                    if window.closed
+                ]
+            )
+            await self._write([row for live in alarmed for row in self.state.rows(live)], releases)
 
     def _turn(self) -> list[Live]:
         """The series whose turn it is; all series while they are few."""

@@ -278,6 +278,7 @@ def run(seed: int, points: Sequence[Arriving], disturbed: bool) -> tuple[World, 
             return world, asyncio.run(_lives(world))
         finally:
             gc.unfreeze()  # workers that ended in the middle exempted what they held from garbage collection
+            gc.collect()
 
 
 def violations(seed: int) -> tuple[list[str], World]:

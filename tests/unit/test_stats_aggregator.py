@@ -6,6 +6,7 @@ import gc
 import time
 import weakref
 from collections.abc import Iterable
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -89,7 +90,7 @@ class World:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.table = Table()
         self.sent: list[tuple[str, dict[str, Any]]] = []
-        self.crash_when_telling = False
+        self.crash_when_telling = self.crash_before_telling = False
         self.now_ms = NOW_MS
         self.consumer = Consumer()
         self.resumed: dict[int, int] = {}
@@ -99,6 +100,8 @@ class World:
         monkeypatch.setattr(event_clocks, "time", wall)
 
     async def _send(self, batcher: object, producer: object, outputs: Any) -> None:
+        if self.crash_before_telling and any(output.topic == "anomalies" for output in outputs):
+            raise Crashed
         self.sent += [(output.topic, orjson.loads(output.value)) for output in outputs]
         if self.crash_when_telling and self.anomalies():
             raise Crashed
@@ -200,6 +203,25 @@ async def test_a_crash_when_the_clock_has_told_leaves_an_alarm_that_ends(monkeyp
         await world.look(await world.start())
     assert world.anomalies() == [told, told]
     assert spoken(await world.start()) == [end]
+
+
+async def test_a_crash_before_the_clock_has_told_leaves_no_window_unpublished(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stored state says that the windows are closed, so the next owner publishes them no more."""
+
+    async def closed(*, crash: bool) -> set[tuple[str, str, int]]:
+        world = World(monkeypatch)
+        await fill(world, await world.start(), NOW_MS - 10_800_000)
+        world.crash_before_telling = crash
+        with pytest.raises(Crashed) if crash else nullcontext():
+            await world.look(await world.start())
+        world.crash_before_telling = False
+        await world.look(await world.start())
+        assert world.anomalies()
+        return {(one["interval"], one["windowStart"], one["count"]) for one in world.aggregates() if one["final"]}
+
+    undisturbed = await closed(crash=False)
+    assert len(undisturbed) > 1
+    assert await closed(crash=True) == undisturbed
 
 
 async def test_verdicts_about_an_agent_are_no_word_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
