@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from itertools import permutations
 from typing import Any
 
@@ -17,13 +17,13 @@ from streams.rules.dispatch.routing import MAX_HOPS
 from streams.rules.dispatch.task_ids import comparison, first_comparison
 from streams.rules.records import Output
 from streams.rules.source_record import AGENT_HEADER, EXPIRES_HEADER, HOPS_HEADER
-from tests.support.dispatching import Dispatching
+from tests.support.coordinating import Coordinating
+from tests.support.dispatching import Dispatching, Make
+from tests.support.dispatching import make as make
 from tests.support.wait import until
-from tests.unit.test_plan_handler import Coordinating
 
 pytestmark = pytest.mark.virtual_time
 
-Make = Callable[..., Dispatching]
 PARTITIONS = 4
 FLY: dict[str, Any] = {"target": None, "capabilities": ["fly"], "metadata": {"cache": False, "retries": 0}}
 LOCAL = {"name": "p", "plan": {"tasks": [{"id": "a", "type": "agent", "target": "a1", "payload": 1}]}}
@@ -100,20 +100,6 @@ async def pipeline() -> AsyncIterator[Pipeline]:
     made = Pipeline()
     yield made
     made.close()
-
-
-@pytest.fixture
-async def make() -> AsyncIterator[Make]:
-    """Makes handlers and closes them."""
-    made: list[Dispatching] = []
-
-    def build(**fields: Any) -> Dispatching:
-        made.append(Dispatching(**fields))
-        return made[-1]
-
-    yield build
-    for one in made:
-        one.handler.close()
 
 
 TASKS: dict[str, dict[str, Any]] = {

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from typing import Any
-
 import orjson
 import pytest
 
@@ -13,27 +10,10 @@ from schemas.codec import decode
 from schemas.messages import Plan, Result
 from schemas.partitioning import owner_partition
 from streams.rules.source_record import AGENT_HEADER
-from tests.support.dispatching import Dispatching
-from tests.support.wait import settle
+from tests.support.dispatching import Make
+from tests.support.dispatching import make as make
 
 pytestmark = pytest.mark.virtual_time
-
-Make = Callable[..., Dispatching]
-
-
-@pytest.fixture
-async def make() -> AsyncIterator[Make]:
-    """Makes handlers and closes them."""
-    made: list[Dispatching] = []
-
-    def build(**fields: Any) -> Dispatching:
-        made.append(Dispatching(**fields))
-        return made[-1]
-
-    yield build
-    for one in made:
-        one.handler.close()
-    await settle()
 
 
 async def test_tasks_of_other_types_go_the_same_way(make: Make) -> None:
