@@ -203,6 +203,7 @@ class Aggregator:
         self.state.clear()
         gc.unfreeze()
         gc.collect()  # what was frozen never makes Python collect by itself
+        gc.freeze()  # what is left belongs to the process, which exempted it when it started
 
     # One batch
 

@@ -412,3 +412,4 @@ async def test_what_was_exempted_from_garbage_collection_is_freed_when_its_parti
     aggregator.release()
     gc.collect()
     assert seen() is None
+    assert gc.get_freeze_count(), "what the rest of the process exempted stays so"
