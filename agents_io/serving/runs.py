@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from agents_io.daemon_threads import DaemonThreads
 from agents_io.protocols.functions.catalogue import CURRENT, FunctionCall
-from agents_io.protocols.functions.daemon_threads import DaemonThreads
 from agents_io.serving.answers import CallFailed, Reply, failure_of, reply_of
 from agents_io.transport import text_of
 from schemas.exact_json import loads
