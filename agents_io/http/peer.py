@@ -80,7 +80,17 @@ def below(base: yarl.URL, leaf: str) -> Target:
 class Peer:
     """One agent as a peer over HTTP: the parts that stay the same between calls. Raises `Unsupported`."""
 
-    __slots__ = ("_fixed_lines", "agent", "base", "cookies", "headers", "reading", "secret", "unauthorized_status")
+    __slots__ = (
+        "_fixed_lines",
+        "agent",
+        "base",
+        "cookies",
+        "headers",
+        "reading",
+        "secret",
+        "unauthorized_at",
+        "unauthorized_status",
+    )
 
     keeps_cookies = False
     """Whether the protocol has sessions that a load balancer may bind to one server by a cookie."""
@@ -94,7 +104,8 @@ class Peer:
         self.reading = reading_of(agent.metadata, agent.confidence)
         self.cookies = CookieJar() if self.keeps_cookies else None
         self.unauthorized_status: int | None = None
-        """401 or 403, if the newest call ended with it."""
+        """401 or 403, if the newest call ended with it, at `unauthorized_at` (monotonic seconds)."""
+        self.unauthorized_at = 0.0
 
     def authorised(self) -> list[tuple[bytes, bytes]]:
         """A fresh list of the headers every request carries."""

@@ -25,7 +25,7 @@ from agents_io.errors import (
     ServerError,
     Unsupported,
 )
-from agents_io.http.exchange import HttpExchange, header, said, status_error, unauthorized, within
+from agents_io.http.exchange import HttpExchange, check_authorized, header, said, status_error, within
 from agents_io.http.peer import Peer
 from agents_io.per_agent import PerAgent
 from agents_io.protocols.a2a.agent import A2aAgent, card_targets
@@ -384,8 +384,7 @@ class A2aTransport:
         else:
             if peer.fixed is not None and not jsonrpc.is_response(response(peer.interface, load_json(body))):
                 raise BadResponse("the response is not that of an A2A agent")
-        if peer.unauthorized_status is not None:
-            raise unauthorized(peer.unauthorized_status)
+        check_authorized(peer)
 
     async def close(self) -> None:
         await self._best_effort.close()

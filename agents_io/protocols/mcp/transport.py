@@ -18,7 +18,7 @@ import httpx
 
 from agents_io.best_effort import BestEffortRequests
 from agents_io.errors import AgentError, RateLimited, Unsupported
-from agents_io.http.exchange import HttpExchange, said, status_error, unauthorized, within
+from agents_io.http.exchange import HttpExchange, check_authorized, said, status_error, within
 from agents_io.per_agent import PerAgent
 from agents_io.protocols.mcp.rules import tool_calls
 from agents_io.protocols.mcp.stream import McpStream, Server, Session
@@ -179,8 +179,7 @@ class McpTransport:
         server = self._servers.get(agent)
         tool_calls.ToolCall(server.tool)
         await within(timeout_s, lambda: self._greet(server, timeout_s))
-        if server.unauthorized_status is not None:
-            raise unauthorized(server.unauthorized_status)
+        check_authorized(server)
 
     async def _greet(self, server: Server, timeout_s: float) -> None:
         if server.session is None:
