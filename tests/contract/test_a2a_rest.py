@@ -150,6 +150,20 @@ OVER_RPC = (200, {"jsonrpc": "2.0", "id": 1, "result": MESSAGE})
 BOTH = [interface(REST, "/rest"), interface("JSONRPC", "/rpc")]
 
 
+@pytest.mark.parametrize("version", ["1.0", "0.3"])
+async def test_a_lost_task_is_not_asked_for_again(version: Version, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A 404 that is no error of A2A may be a proxy's: then it is."""
+    monkeypatch.setattr("agents_io.protocols.a2a.transport.POLL_MAX_S", 0.01)
+    root, begun = "/rest" if version == "1.0" else "/rest/v1", {"task": {"id": "T1", "status": {"state": "working"}}}
+    error = refused(404, "TASK_NOT_FOUND") if version == "1.0" else (404, {"message": "Task not found"})
+    for reply, polls in ((error, 1), ((404, "nothing here"), 3)):
+        replies = {f"POST {root}/message:send": (200, begun), f"GET {root}/tasks/T1": reply}
+        server = Server({"supportedInterfaces": [interface(REST, "/rest", version)]}, replies)
+        async with asking(A2aTransport(), server, "a2a") as ask:
+            assert said(await ask()) == ("http_5xx", True, True)
+        assert server.asked.count(f"GET {root}/tasks/T1") == polls
+
+
 async def test_the_cards_first_interface_is_called() -> None:
     """Of those we speak."""
     rows = [interface("GRPC", ":9"), *BOTH]
