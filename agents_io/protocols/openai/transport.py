@@ -23,6 +23,7 @@ from agents_io.protocols.openai.rules.chat import (
     chat_answer,
     chat_request,
     refuses_form,
+    refuses_usage,
     spent,
     wants_stream,
 )
@@ -82,6 +83,10 @@ class OpenAiTransport:
             if not (config.stream or config.stream_chosen) and wants_stream(response.status_code, body):
                 if model.config is config:
                     model.config = replace(config, stream=True)
+                continue
+            if config.stream and config.stream_usage and refuses_usage(response.status_code, body):
+                if model.config is config:
+                    model.config = replace(config, stream_usage=False)
                 continue
             if not refuses_form(response.status_code, body) or config.form in ("none", "asked"):
                 break
