@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import time
 
 import grpc
@@ -23,9 +24,10 @@ from agents_io.errors import (
     RateLimited,
     ServerError,
 )
+from agents_io.grpc.rules.retry_info import retry_info_s
 from agents_io.rules.answer import excerpt
 from agents_io.rules.statuses import StillRunning
-from agents_io.rules.waits import parse_retry_after
+from agents_io.rules.waits import wait_of
 
 _Code = grpc.StatusCode
 
@@ -51,6 +53,8 @@ LINE_IN_DOUBT = frozenset({_Code.UNAVAILABLE, _Code.DEADLINE_EXCEEDED})
 """After these the next call has a new connection: the agent may be back, or its host gone without notice."""
 _OUT_OF_TIME = "Deadline Exceeded"
 """gRPC's own message; any other is the agent's."""
+_TOO_LARGE = re.compile("larger than max|message exceeds (the )?maximum (configured message )?size", re.IGNORECASE)
+"""How gRPC says that a message is too large: in C, Go and JavaScript; in Java and .NET."""
 _MAY_SAY_WHEN = frozenset({_Code.UNAVAILABLE, _Code.RESOURCE_EXHAUSTED})
 # No descriptors or ports left on this machine: not the agent's fault.
 _OURS = tuple(
@@ -90,7 +94,7 @@ def connection_failure(details: str) -> str:
 
 def _own_finding(code: grpc.StatusCode, details: str, said: str) -> AgentError | None:
     """A fault that this side found in the answer, or the agent's side in the request."""
-    if code is _Code.RESOURCE_EXHAUSTED and "larger than max" in details:
+    if code is _Code.RESOURCE_EXHAUSTED and _TOO_LARGE.search(details):
         if "CLIENT:" in details:
             return AnswerTooLarge(f"the answer is larger than accepted: {said}")
         return ClientError(f"the task is larger than the agent accepts: {said}")
@@ -102,11 +106,12 @@ def _own_finding(code: grpc.StatusCode, details: str, said: str) -> AgentError |
 
 
 def _retry_after(error: grpc.aio.AioRpcError) -> float | None:
-    """Seconds, from the trailing metadata; None if it states none."""
-    for name, value in error.trailing_metadata() or ():
-        text = value if isinstance(value, str) else ""
-        if name == "retry-after":
-            return parse_retry_after(text, time.time())
-        if name == "grpc-retry-pushback-ms" and text.isascii() and text.isdigit() and len(text) < 10:
-            return int(text) / 1000
-    return None
+    """Seconds that the agent asks to wait, in its trailing metadata or its message; None if it states none."""
+    trailing = error.trailing_metadata() or ()
+    texts = {name: value for name, value in trailing if isinstance(value, str)}
+    pushback = texts.get("grpc-retry-pushback-ms", "")
+    if pushback.isascii() and pushback.isdigit() and len(pushback) < 10:
+        return int(pushback) / 1000
+    details = next((value for name, value in trailing if name == "grpc-status-details-bin"), b"")
+    stated_s = retry_info_s(details) if isinstance(details, bytes) else None
+    return wait_of(texts, (error.details() or "").encode(), time.time()) if stated_s is None else stated_s
