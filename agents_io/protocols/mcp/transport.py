@@ -21,7 +21,7 @@ from agents_io.errors import AgentError, RateLimited, Unsupported
 from agents_io.http.exchange import HttpExchange, check_authorized, said, status_error, within
 from agents_io.per_agent import PerAgent
 from agents_io.protocols.mcp.rules import tool_calls
-from agents_io.protocols.mcp.stream import McpStream, Server, Session
+from agents_io.protocols.mcp.stream import McpStream, Reply, Server, Session
 from agents_io.rules import jsonrpc
 from agents_io.rules.prompts import read_payload
 from agents_io.transport import MAX_ANSWER_BYTES, Answer, Call
@@ -56,16 +56,16 @@ class McpTransport:
 
     async def call(self, agent: AgentRegistration, call: Call) -> Answer:
         """One attempt. Raises `AgentError`; cancelling it closes the connection and tells the server."""
-        return await within(call.timeout_s, lambda: self._attempt(agent, call))
+        deadline = asyncio.get_running_loop().time() + call.timeout_s
+        return await within(call.timeout_s, lambda: self._attempt(agent, call, deadline))
 
-    async def _attempt(self, agent: AgentRegistration, call: Call) -> Answer:
+    async def _attempt(self, agent: AgentRegistration, call: Call, deadline: float) -> Answer:
         server = self._servers.get(agent)
         tool = tool_calls.ToolCall(server.tool)
         try:
             params = tool.params(read_payload(call.body))
         except ValueError:
             raise Unsupported("the payload is not JSON") from None
-        deadline = asyncio.get_running_loop().time() + call.timeout_s
         result, body = await self._in_session(server, "tools/call", params, call, deadline)
         return server.parsed(body, lambda: tool_calls.tool_answer(result, server.reading))
 
@@ -122,15 +122,14 @@ class McpTransport:
 
     async def _handshake(self, server: Server) -> Session:
         """`initialize`, or if the server has no handshake, `server/discover`."""
-        self._number += 1
-        number = self._number
-        body = jsonrpc.request(number, "initialize", tool_calls.initialize_params())
-        response, message, raw = await self._stream.post(server, body, number)
+        response, message, raw = await self._initialize(server, tool_calls.LEGACY[0])
         error = jsonrpc.error_of(message)
-        if error is not None and tool_calls.speaks_modern(error):
+        if tool_calls.speaks_modern(error):
             modern = Session(tool_calls.MODERN)
             await self._request(server, modern, "server/discover", {})
             return modern
+        if (offered := tool_calls.other_version(error)) is not None:
+            response, message, raw = await self._initialize(server, offered)
         if not 200 <= response.status_code < 300:
             raise status_error(response, said(server, raw), raw)
         version = tool_calls.negotiated(server.parsed(raw, lambda: jsonrpc.result_of(message)))
@@ -138,6 +137,11 @@ class McpTransport:
         session = Session(version, key)
         await self._http.good(server, server.build(session, jsonrpc.notification("notifications/initialized")))
         return session
+
+    async def _initialize(self, server: Server, version: str) -> Reply:
+        self._number += 1
+        body = jsonrpc.request(self._number, "initialize", tool_calls.initialize_params(version))
+        return await self._stream.post(server, body, self._number)
 
     async def _request(
         self, server: Server, session: Session, method: str, params: dict[str, Any], call: Call | None = None
@@ -178,15 +182,15 @@ class McpTransport:
         """The server answers a ping in time, in a new session if necessary. Raises `AgentError`; `Unsupported`."""
         server = self._servers.get(agent)
         tool_calls.ToolCall(server.tool)
-        await within(timeout_s, lambda: self._greet(server, timeout_s))
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        await within(timeout_s, lambda: self._greet(server, deadline))
         check_authorized(server)
 
-    async def _greet(self, server: Server, timeout_s: float) -> None:
+    async def _greet(self, server: Server, deadline: float) -> None:
         if server.session is None:
             await self._open(server)
             return
         session = server.session
-        deadline = asyncio.get_running_loop().time() + timeout_s
         method = "server/discover" if session.modern else "ping"
         try:
             await self._in_session(server, method, {}, None, deadline)

@@ -74,9 +74,9 @@ class ToolCall:
         return {"name": self.name, "arguments": self.arguments(payload)}
 
 
-def initialize_params() -> dict[str, Any]:
-    """Parameters of `initialize`: the newest version with a handshake, and no capabilities of the client."""
-    return {"protocolVersion": LEGACY[0], "capabilities": {}, "clientInfo": CLIENT}
+def initialize_params(version: str) -> dict[str, Any]:
+    """Parameters of `initialize`: a version with a handshake, and no capabilities of the client."""
+    return {"protocolVersion": version, "capabilities": {}, "clientInfo": CLIENT}
 
 
 def negotiated(result: dict[str, Any]) -> str:
@@ -115,11 +115,28 @@ def speaks_modern(error: dict[str, Any] | None) -> bool:
     """Whether an error in answer to `initialize` may come from a server without a handshake."""
     if error is None:
         return False
-    data = error.get("data")
-    supported = data.get("supported") if isinstance(data, dict) else None
-    if isinstance(supported, list):
+    supported = _supported(error)
+    if supported is not None:
         return MODERN in supported
     return error.get("code") in (UNSUPPORTED_VERSION, -32020, -32600, -32601, -32602)
+
+
+def other_version(error: dict[str, Any] | None) -> str | None:
+    """The newest version with a handshake that an error in answer to `initialize` offers.
+
+    By the specification a server answers with another version instead; some refuse ours, as its example of an error does.
+
+    >>> other_version({"code": -32602, "data": {"supported": ["2024-11-05"]}}), other_version({"code": -32602})
+    ('2024-11-05', None)
+    """
+    supported = _supported(error or {}) or []
+    return next((version for version in LEGACY if version in supported), None)
+
+
+def _supported(error: dict[str, Any]) -> list[Any] | None:
+    data = error.get("data")
+    supported = data.get("supported") if isinstance(data, dict) else None
+    return supported if isinstance(supported, list) else None
 
 
 def tool_answer(result: dict[str, Any], reading: Reading) -> Answer:
