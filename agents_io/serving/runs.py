@@ -167,6 +167,8 @@ class Runs:
             raise failure_of(error) from error
 
     def _remember(self, key: str, reply: Reply) -> None:
+        if key in self._answers:  # of a run that was cancelled, and went on all the same
+            self._bytes -= len(self._answers.pop(key)[1].body)
         self._answers[key] = asyncio.get_running_loop().time(), reply
         self._bytes += len(reply.body)
         while len(self._answers) > REMEMBER_ANSWERS or (self._bytes > REMEMBER_BYTES and self._answers):
