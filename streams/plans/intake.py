@@ -17,7 +17,7 @@ from streams.rules.plans.blueprint import InvalidPlan
 from streams.rules.plans.run import PlanRun
 from streams.rules.plans.task_plans import OriginTask, timed
 from streams.rules.plans.templates import read_plan, used
-from streams.rules.source_record import STEP_HEADER, SourceRecord
+from streams.rules.source_record import MAX_DIGITS, STEP_HEADER, SourceRecord
 from streams.rules.tracing.trace import trace_of
 
 
@@ -48,7 +48,9 @@ def place_of_step(record: SourceRecord) -> tuple[int, int] | None:
     (3, 17)
     """
     partition, _, offset = (header(record.headers, STEP_HEADER) or "").partition("/")
-    return (int(partition), int(offset)) if partition.isdecimal() and offset.isdecimal() else None
+    if not (partition.isdecimal() and offset.isdecimal()) or max(len(partition), len(offset)) > MAX_DIGITS:
+        return None
+    return int(partition), int(offset)
 
 
 def opened(

@@ -13,6 +13,7 @@ from schemas.messages import PlanResult
 from streams.plans import handler
 from streams.plans.outcomes import PlanOutcomes
 from streams.rules.plans.run import PlanRun
+from streams.rules.source_record import HOPS_HEADER, STEP_HEADER
 from tests.support.coordinating import Coordinating, one, topics
 from tests.support.partition_fakes import intake
 from tests.support.plans import plan, task
@@ -93,3 +94,12 @@ async def test_a_bug_of_our_own_costs_one_plan_its_answer(
     it.restart()
     assert topics(it.plan(plan("x"))) == ["plan:duplicate"]
     assert topics(it.plan(plan("x", id="b"))) == ["plan:started", "tasks"]
+
+
+@pytest.mark.parametrize("name", [STEP_HEADER, HOPS_HEADER])
+@pytest.mark.parametrize("number", [b"9" * 5000, "\u0663".encode() * 5000])
+async def test_a_number_of_thousands_of_digits_in_a_header_costs_nothing(name: str, number: bytes) -> None:
+    """Python reads no such number; the plan begins, as with any other header that is not ours."""
+    it = Coordinating()
+    headers = ((name, number + b"/" + number if name == STEP_HEADER else number),)
+    assert "tasks" in topics(it.plan(plan("a"), headers=headers))
