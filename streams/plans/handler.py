@@ -28,7 +28,6 @@ from streams.plans.outcomes import PlanOutcomes, why_stopped
 from streams.plans.parts import PlanParts
 from streams.plans.spans import PlanSpans, marked
 from streams.rules.dedup_window import digest
-from streams.rules.dispatch.routing import MAX_HOPS
 from streams.rules.plans.blueprint import InvalidPlan
 from streams.rules.plans.result import view
 from streams.rules.plans.run import Action, Over, PlanRun, Start, Stop, failure
@@ -36,7 +35,7 @@ from streams.rules.plans.step_graph import End
 from streams.rules.plans.step_ids import path_of, step_of, task_id
 from streams.rules.plans.task_plans import OriginTask, origin_of, plan_of
 from streams.rules.records import Output
-from streams.rules.source_record import HOPS_HEADER, SourceRecord, own_header
+from streams.rules.source_record import SourceRecord
 from streams.rules.tracing.spans import ended_in, rejection
 
 log = structlog.get_logger(__name__)
@@ -238,12 +237,13 @@ class PlanHandler:
             self._parts.metrics.active.dec()
 
     def _moved(self, record: SourceRecord, plan_id: str) -> Output | None:
-        """Forward a plan whose steps' results will be in another partition, once."""
+        """Forward a plan whose steps' results will be in another partition. It is never begun in a wrong one: the
+        results would not reach it there, and the next owner would not resume it.
+        """
         number = self._owner(plan_id)
-        hops = own_header(record.headers, HOPS_HEADER) or 0
-        if number == self._partition.number or hops >= MAX_HOPS:
+        if number == self._partition.number:
             return None
-        return self._parts.recorder.plan_forward(record, plan_id, number, hops + 1, self._parts.wall_ms())
+        return self._parts.recorder.plan_forward(record, plan_id, number, self._parts.wall_ms())
 
     def _owner(self, plan_id: str) -> int:
         return owner_partition(plan_id, self._parts.partition_count())
