@@ -49,6 +49,8 @@ PLAN_ID_MARK = b'"planId"'
 READ_BACK_S = 10.0
 """How long a plan continues past its time, or past a cancel request, until results from before this owner are read."""
 RECHECK_MS = 50
+MAX_BEGUN_BYTES = 128 * 1024 * 1024
+"""Tasks of one plan that begin together, each with its own copy of the answers before it: they are written at once."""
 MAX_RECENT_BYTES = 1024 * 1024
 """Results of ended plans, kept for the page of the plan."""
 
@@ -315,8 +317,8 @@ class PlanHandler:
 
     def _carry_out(self, active: Active, actions: list[Action], now_ms: int) -> list[Output]:
         run, recorder = active.run, self._parts.recorder
-        limit = self._parts.settings.dispatch.max_task_bytes
         outputs: list[Output] = []
+        begun_bytes = 0
         todo = deque(actions)
         while todo:
             action = todo.popleft()
@@ -329,15 +331,24 @@ class PlanHandler:
                 self._parts.emit(stop)
                 outputs.append(stop)
             elif run.wanted(action.path):
-                end = self._send(run, action, limit, outputs, now_ms)
+                if begun_bytes > MAX_BEGUN_BYTES:
+                    message = (
+                        f"the steps that begin together have more than {MAX_BEGUN_BYTES} bytes with their contexts"
+                    )
+                    end: End | None = failure("too_large", message, now_ms)
+                else:
+                    end = self._send(run, action, outputs, now_ms)
                 if end is not None:
                     todo.extend(run.ended(action.path, end, now_ms))
+                else:
+                    begun_bytes += len(outputs[-1].value or b"")
         if not run.over:
             self._clock.set(run.plan.id, run.due_ms)
         return marked(active, outputs)
 
-    def _send(self, run: PlanRun, start: Start, limit: int, outputs: list[Output], now_ms: int) -> End | None:
+    def _send(self, run: PlanRun, start: Start, outputs: list[Output], now_ms: int) -> End | None:
         """The task of a step; or the step's end, if there can be no task."""
+        limit = self._parts.max_task_bytes
         try:
             task = run.task(start.path)
             value = dumps(task)
