@@ -119,6 +119,8 @@ TOPICS: tuple[Topic, ...] = (
         "every worker",
         retention_ms=HOUR_MS,
         dead_letters=True,
+        # A request applies to tasks from before it, which must not depend on the clock of the user who wrote it.
+        extra_config=(("message.timestamp.type", "LogAppendTime"),),
     ),
     Topic(
         "agents",

@@ -65,6 +65,8 @@ class KeptAnswer(Message):
     metadata: dict[str, Any] = {}
     """The other members of the agent's answer."""
     expires: Timestamp
+    source: str = ""
+    """Of the registration by which it was answered, see `answer_source`; empty for agents without one."""
 
 
 class KeptHead(Message):

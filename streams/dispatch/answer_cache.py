@@ -68,9 +68,11 @@ class AnswerCache:
         if run.admitted_at <= max(self._cleared.get(agent_id, _NEVER), self._cleared.get(None, _NEVER)):
             return
         slot = self._cache.put(run.cache_key, (agent_id, answer), answer.size, answer.confidence, now)
-        # A large answer is kept in memory only: reading state back must be quick.
-        if slot is not None and answer.size <= LARGE_BYTES:
-            self._news[slot] = Remembered(slot, run.cache_key, agent_id, answer, now + self._ttl_s)
+        if slot is not None:
+            # A large answer is kept in memory only: reading state back must be quick.
+            small = answer.size <= LARGE_BYTES
+            kept = Remembered(slot, run.cache_key, agent_id, answer, now + self._ttl_s) if small else None
+            self._news[slot] = kept
 
     def clear(self, agent_id: str | None, now: float) -> None:
         """Drop the answers of this agent, or of all (None)."""

@@ -27,6 +27,8 @@ RETRY_S = 1.0
 BATCH = 256
 TURN = 64
 """Tasks processed in one turn of the loop."""
+GATHER_S = 0.05
+"""Task ids to read back are gathered this long before they are searched."""
 
 
 @dataclass(slots=True)
@@ -62,6 +64,7 @@ class Backlogs:
         self._queues: dict[str, _Queue] = {}
         self._loading: set[asyncio.Task[None]] = set()
         self._on_the_way: set[tuple[str, int]] = set()
+        self._wanted: set[int] = set()
         self._count = 0
         self._held = self._closed = False
 
@@ -135,10 +138,19 @@ class Backlogs:
             self._start(key, queue, queue.tasks.take_expired(now, BATCH))
 
     def load_task(self, task_id: str) -> None:
-        """Read back the records of this task id."""
-        task_hash = id_hash(task_id)
+        """Read back the records of this task id, a moment later: a search goes through all waiting tasks, and thousands
+        may be cancelled at once.
+        """
+        if not self._queues:
+            return
+        if not self._wanted:
+            self._loop.call_later(GATHER_S, self._load_wanted)
+        self._wanted.add(id_hash(task_id))
+
+    def _load_wanted(self) -> None:
+        wanted, self._wanted = self._wanted, set()
         for key, queue in list(self._queues.items()):
-            self._start(key, queue, queue.tasks.take_task(task_hash))
+            self._start(key, queue, queue.tasks.take_tasks(wanted))
 
     def load_records(self, source: str, offsets: frozenset[int]) -> list[int]:
         """Read back those of these records that wait here; returns their offsets, also of those being read back

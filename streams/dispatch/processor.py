@@ -22,6 +22,7 @@ from aiokafka.structs import ConsumerRecord
 
 from agents_io.calling.rules.breaker import Transition
 from agents_io.errors import AgentError, BadResponse, Cancelled
+from agents_io.protocols.metadata_keys import answer_source
 from agents_io.transport import Answer
 from schemas.codec import Rejected, dumps, header
 from schemas.messages import AgentRegistration
@@ -62,6 +63,9 @@ class DispatchProcessor:
             wall_ms=context.wall_ms,
             values=stored,
             cleared=context.cleared,
+            answer_source=lambda agent_id: (
+                "" if (agent := context.agents.get(agent_id)) is None else answer_source(agent)
+            ),
         )
         self.tasks = InFlightTasks(self.state.seen, context.wall_ms)
         self._router = Router(partition.number, context, self.tasks)

@@ -125,6 +125,8 @@ class WaitingTasks:
         """No agent is available: wait for one."""
         self.flights.left(run)
         self.unassigned.add(run)
+        if run.to_relocate:
+            self.relocation.go_on(run)
 
     def for_look_up(self, run: TaskRun) -> None:
         """Read the topic of agents to its end first."""

@@ -28,7 +28,6 @@ from streams.plans.outcomes import PlanOutcomes, why_stopped
 from streams.plans.parts import PlanParts
 from streams.plans.spans import PlanSpans, marked
 from streams.rules.dedup_window import digest
-from streams.rules.dispatch.routing import MAX_HOPS
 from streams.rules.plans.blueprint import InvalidPlan
 from streams.rules.plans.result import view
 from streams.rules.plans.run import Action, Over, PlanRun, Start, Stop, failure
@@ -36,7 +35,7 @@ from streams.rules.plans.step_graph import End
 from streams.rules.plans.step_ids import path_of, step_of, task_id
 from streams.rules.plans.task_plans import OriginTask, origin_of, plan_of
 from streams.rules.records import Output
-from streams.rules.source_record import HOPS_HEADER, SourceRecord, own_header
+from streams.rules.source_record import SourceRecord
 from streams.rules.tracing.spans import ended_in, rejection
 
 log = structlog.get_logger(__name__)
@@ -50,6 +49,8 @@ PLAN_ID_MARK = b'"planId"'
 READ_BACK_S = 10.0
 """How long a plan continues past its time, or past a cancel request, until results from before this owner are read."""
 RECHECK_MS = 50
+MAX_BEGUN_BYTES = 128 * 1024 * 1024
+"""Tasks of one plan that begin together, each with its own copy of the answers before it: they are written at once."""
 MAX_RECENT_BYTES = 1024 * 1024
 """Results of ended plans, kept for the page of the plan."""
 
@@ -238,12 +239,13 @@ class PlanHandler:
             self._parts.metrics.active.dec()
 
     def _moved(self, record: SourceRecord, plan_id: str) -> Output | None:
-        """Forward a plan whose steps' results will be in another partition, once."""
+        """Forward a plan whose steps' results will be in another partition. It is never begun in a wrong one: the
+        results would not reach it there, and the next owner would not resume it.
+        """
         number = self._owner(plan_id)
-        hops = own_header(record.headers, HOPS_HEADER) or 0
-        if number == self._partition.number or hops >= MAX_HOPS:
+        if number == self._partition.number:
             return None
-        return self._parts.recorder.plan_forward(record, plan_id, number, hops + 1, self._parts.wall_ms())
+        return self._parts.recorder.plan_forward(record, plan_id, number, self._parts.wall_ms())
 
     def _owner(self, plan_id: str) -> int:
         return owner_partition(plan_id, self._parts.partition_count())
@@ -315,8 +317,8 @@ class PlanHandler:
 
     def _carry_out(self, active: Active, actions: list[Action], now_ms: int) -> list[Output]:
         run, recorder = active.run, self._parts.recorder
-        limit = self._parts.settings.dispatch.max_task_bytes
         outputs: list[Output] = []
+        begun_bytes = 0
         todo = deque(actions)
         while todo:
             action = todo.popleft()
@@ -329,15 +331,24 @@ class PlanHandler:
                 self._parts.emit(stop)
                 outputs.append(stop)
             elif run.wanted(action.path):
-                end = self._send(run, action, limit, outputs, now_ms)
+                if begun_bytes > MAX_BEGUN_BYTES:
+                    message = (
+                        f"the steps that begin together have more than {MAX_BEGUN_BYTES} bytes with their contexts"
+                    )
+                    end: End | None = failure("too_large", message, now_ms)
+                else:
+                    end = self._send(run, action, outputs, now_ms)
                 if end is not None:
                     todo.extend(run.ended(action.path, end, now_ms))
+                else:
+                    begun_bytes += len(outputs[-1].value or b"")
         if not run.over:
             self._clock.set(run.plan.id, run.due_ms)
         return marked(active, outputs)
 
-    def _send(self, run: PlanRun, start: Start, limit: int, outputs: list[Output], now_ms: int) -> End | None:
+    def _send(self, run: PlanRun, start: Start, outputs: list[Output], now_ms: int) -> End | None:
         """The task of a step; or the step's end, if there can be no task."""
+        limit = self._parts.max_task_bytes
         try:
             task = run.task(start.path)
             value = dumps(task)

@@ -17,7 +17,7 @@ from streams.rules.plans.blueprint import InvalidPlan
 from streams.rules.plans.run import PlanRun
 from streams.rules.plans.task_plans import OriginTask, timed
 from streams.rules.plans.templates import read_plan, used
-from streams.rules.source_record import STEP_HEADER, SourceRecord
+from streams.rules.source_record import MAX_DIGITS, STEP_HEADER, SourceRecord
 from streams.rules.tracing.trace import trace_of
 
 
@@ -48,7 +48,9 @@ def place_of_step(record: SourceRecord) -> tuple[int, int] | None:
     (3, 17)
     """
     partition, _, offset = (header(record.headers, STEP_HEADER) or "").partition("/")
-    return (int(partition), int(offset)) if partition.isdecimal() and offset.isdecimal() else None
+    if not (partition.isdecimal() and offset.isdecimal()) or max(len(partition), len(offset)) > MAX_DIGITS:
+        return None
+    return int(partition), int(offset)
 
 
 def opened(
@@ -60,11 +62,11 @@ def opened(
     data = _with_deadline(data, record, now_ms)
     try:
         plan_json = dumps(data)
-        if len(plan_json) > parts.max_plan_bytes:
-            reason = f"the plan has {len(plan_json)} bytes; at most {parts.max_plan_bytes} are accepted"
-            raise Refused("too_large", reason)
+        _check_size(len(plan_json), parts.max_plan_bytes)
         plan = read_plan(data)
         templates = used(plan, parts.templates, parts.settings.plans.max_depth)
+        if templates:  # they are kept with it, in one record
+            _check_size(len(plan_json) + len(dumps(templates)), parts.max_plan_bytes, " with the templates it uses")
     except (InvalidPlan, Rejected) as error:
         raise Refused("invalid_plan", str(error)) from None
     if plan.deadline_ms is not None and plan.deadline_ms <= now_ms:
@@ -72,6 +74,11 @@ def opened(
     run = PlanRun(plan=plan, accepted_ms=now_ms, templates=templates, trace=trace_of(record.headers))
     place = (record.partition, record.offset)
     return Active(run, place, plan_json, templates, plan_bytes=len(plan_json), origin=origin)
+
+
+def _check_size(size: int, limit: int, what: str = "") -> None:
+    if size > limit:
+        raise Refused("too_large", f"the plan has {size} bytes{what}; at most {limit} are accepted")
 
 
 def _with_deadline(data: dict[str, Any], record: SourceRecord, now_ms: int) -> dict[str, Any]:

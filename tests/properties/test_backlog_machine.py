@@ -58,7 +58,7 @@ class BacklogMachine(RuleBasedStateMachine):
 
     @rule(task_hash=st.integers(0, 3))
     def take_task(self, task_hash: int) -> None:
-        self.leave(self.backlog.take_task(task_hash), [task for task in self.model if task.task_hash == task_hash])
+        self.leave(self.backlog.take_tasks({task_hash}), [task for task in self.model if task.task_hash == task_hash])
 
     @rule(source=st.sampled_from(["tasks", "parked", "dispatch"]), offsets=st.frozensets(st.integers(1, 30)))
     def take_records(self, source: str, offsets: frozenset[int]) -> None:

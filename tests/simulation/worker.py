@@ -202,6 +202,7 @@ class Worker:
             task_cancelled=controls.cancelled,
             partition_count=lambda: self._partition_count(engine),
             templates={},
+            max_task_bytes=1 << 20,
             max_plan_bytes=1 << 20,
         )
         engine = self._engine(
