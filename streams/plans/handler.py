@@ -41,10 +41,12 @@ from streams.rules.tracing.spans import ended_in, rejection
 
 log = structlog.get_logger(__name__)
 
-KEPT_FIELDS = (
-    "status", "error", "confidence", "calibratedConfidence", "agentId", "executionTime", "waitTime", "retries", "cached",
-    "timestamp",
-)  # fmt: skip
+KEPT_FIELDS = tuple(
+    str(info.alias)
+    for name, info in Result.model_fields.items()
+    if name not in ("task_id", "plan_id", "result", "metadata")
+)
+"""What a plan keeps of a step's result beside the answer."""
 PLAN_ID_MARK = b'"planId"'
 """In the bytes of every result of a step."""
 READ_BACK_S = 10.0
@@ -156,7 +158,6 @@ class PlanHandler:
     # Called by others
 
     def cancel(self, plan_id: str) -> None:
-        """Cancel the plan."""
         active = self._store.active.get(plan_id)
         if active is not None and not self._closed and self._cancel_reason(active) is not None:
             due_ms = self._due(plan_id, self._parts.wall_ms())

@@ -45,19 +45,15 @@ def outcome(graph: StepGraph, verdict: Verdict) -> Outcome:
     good = graph.successes()
     if verdict.status != "success" or not good:
         return Outcome()
-    confidences = [_confidence(graph, n) for n in good]
+    confidences = [graph.confidence(n) for n in good]
     if graph.blueprint.consensus is not None:
         return _agreed(graph, good, confidences)
-    if graph.blueprint.strategy in ("all", "allSettled"):
+    if verdict.confidence == "mean":
         return Outcome(None, _mean(confidences))
-    if verdict.winner is not None and graph.blueprint.strategy is not None:
-        return Outcome(_value(graph, verdict.winner), _confidence(graph, verdict.winner))
-    return Outcome(_value(graph, verdict.winner) if verdict.winner is not None else None, min(confidences))
-
-
-def _confidence(graph: StepGraph, index: int) -> float:
-    end = graph.ends[index]
-    return 1.0 if end is None or end.confidence is None else end.confidence
+    if verdict.winner is None:
+        return Outcome(None, min(confidences))
+    confidence = graph.confidence(verdict.winner) if verdict.confidence == "winner" else min(confidences)
+    return Outcome(_value(graph, verdict.winner), confidence)
 
 
 def _value(graph: StepGraph, index: int) -> bytes | None:
@@ -78,7 +74,7 @@ def _agreed(graph: StepGraph, good: list[int], confidences: list[float]) -> Outc
     how = graph.blueprint.consensus
     if how == "best":
         winner = graph.surest(good)
-        return Outcome(_value(graph, winner), _confidence(graph, winner))
+        return Outcome(_value(graph, winner), graph.confidence(winner))
     voices = []
     for index, confidence in zip(good, confidences, strict=True):
         end = graph.ends[index]

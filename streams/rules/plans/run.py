@@ -24,6 +24,7 @@ from streams.rules.plans.blueprint import UNBOUNDED_MS, Blueprint, InvalidPlan, 
 from streams.rules.plans.context import context
 from streams.rules.plans.step_graph import End, Moves, StepGraph, Verdict
 from streams.rules.plans.step_ids import Path, task_id
+from streams.rules.plans.strategies import strategy_of
 from streams.rules.plans.templates import Templates, expand
 from streams.rules.tracing.trace import Trace
 
@@ -214,7 +215,7 @@ class PlanRun:
             bounds.append(plan.deadline_ms)
         if path:
             bounds.append(self._nodes[path[:-1]].deadline_ms)
-        node = self._nodes[path] = _Node(StepGraph(plan), now_ms, min(bounds))
+        node = self._nodes[path] = _Node(StepGraph(plan, strategy_of(plan)), now_ms, min(bounds))
         heappush(self._deadlines, (node.deadline_ms, path))
         return node.graph
 
