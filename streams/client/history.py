@@ -62,7 +62,6 @@ class EarlierResults:
             asyncio.get_running_loop().call_later(FIRST_LOOK_S, self._add, waiting, begin_ms)
 
     async def close(self) -> None:
-        """Stop searching."""
         self._closed = True
         if self._task is not None:
             self._task.cancel()

@@ -91,7 +91,7 @@ class Child:
     def last_words(self) -> str:
         """The last line it printed."""
         lines = self._tail.decode("utf-8", "replace").strip().splitlines()
-        return f"it said: {lines[-1].strip()[:400]}" if lines else "it printed nothing"
+        return f"its last output: {lines[-1].strip()[:400]}" if lines else "it printed nothing"
 
     async def _read(
         self, stream: asyncio.StreamReader | None, ready: Callable[[str], str | None] | None, said: asyncio.Future[str]

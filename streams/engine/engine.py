@@ -377,7 +377,7 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
                         group=self.config.group, instance_id=self.config.instance_id)  # fmt: skip
             return False
         why = f"another worker joined group {self.config.group} as instance id {self.config.instance_id!r}"
-        self._fail(RuntimeError(f"{why}; give each worker an --instance-id of its own"))
+        self._fail(RuntimeError(f"{why}; give each worker a different --instance-id"))
         return True
 
     def _fail(self, error: BaseException) -> None:

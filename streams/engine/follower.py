@@ -167,7 +167,6 @@ class Follower:
         return False
 
     async def stop(self) -> None:
-        """Stop following."""
         for task in (self._task, self._catching_up):
             if task is not None:
                 task.cancel()

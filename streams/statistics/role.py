@@ -57,7 +57,6 @@ class StatsSupervisor:
         self._task = asyncio.create_task(self._keep(), name="stats-keeper")
 
     async def wait_ready(self) -> None:
-        """Wait until `ready`."""
         while not self.ready:  # noqa: ASYNC110 - the processor may be another one next time
             await asyncio.sleep(0.05)
 

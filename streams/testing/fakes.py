@@ -103,7 +103,6 @@ class FakeAgent:
 
     @property
     def steps(self) -> list[Step]:
-        """Its script."""
         return list(self._steps)
 
     def registration(self, endpoint: str | None = None) -> dict[str, Any]:

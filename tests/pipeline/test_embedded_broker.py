@@ -104,7 +104,7 @@ async def test_a_broker_that_ends_at_once_is_reported_with_its_last_words(monkey
     """A broken binary fails the start quickly and says why."""
     monkeypatch.setattr(embedded_broker, "broker_binary", lambda: "/bin/ls")
     broker = EmbeddedBroker()
-    with pytest.raises(ChildBrokerError, match=r"it ended with code \d+; it said: .+"):
+    with pytest.raises(ChildBrokerError, match=r"it ended with code \d+; its last output: .+"):
         await broker.start()
     assert broker.pid is None
 

@@ -259,7 +259,7 @@ def child(code: str, directory: Path) -> Child:
 async def test_a_child_that_ends_says_its_last_words(tmp_path: Path) -> None:
     """The error names it, its exit code and the last line it printed."""
     broken = child("import sys; sys.exit('no luck today')", tmp_path)
-    with pytest.raises(ChildFailed, match="it ended with code 1; it said: no luck today"):
+    with pytest.raises(ChildFailed, match="it ended with code 1; its last output: no luck today"):
         await broken.start(lambda line: line, 20)
     await broken.stop()
 

@@ -124,7 +124,6 @@ class WaitingItems(Generic[T]):
                 self.put_ready(entry)
 
     def leave(self, entry: Entry[T]) -> T:
-        """Remove the item."""
         item = entry.item
         assert item is not None  # noqa: S101 - only entries that wait get here
         del self.by_item[item]

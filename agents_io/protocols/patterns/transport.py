@@ -47,9 +47,7 @@ class PatternExecutor(Protocol):
         """
         ...
 
-    async def close(self) -> None:
-        """Release every connection."""
-        ...
+    async def close(self) -> None: ...
 
 
 class PatternTransport:
@@ -93,6 +91,5 @@ class PatternTransport:
         raise Unsupported("patterns have no health check")
 
     async def close(self) -> None:
-        """Release every connection."""
         for executor in self._executors:
             await executor.close()

@@ -120,7 +120,6 @@ class Backlog:
         )
 
     def add(self, task: Waiting) -> None:
-        """Add a task."""
         if task.source not in self._sources:
             self._sources.append(task.source)
         waiting = self._classes.get(task.priority)

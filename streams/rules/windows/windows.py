@@ -102,8 +102,7 @@ def start_of(time_ms: int, interval: Interval) -> int:
 class Windows:
     """The open windows of one series and the rules by which they close and expire.
 
-    `apply` and `close_due` put windows to be written into `touched` (open or closed) and `expired`; the caller empties
-    them.
+    `apply`, `correct` and `close_due` put windows to be written into `touched`, open or closed; the caller empties it.
     """
 
     __slots__ = ("dropped", "due_ms", "floors", "open", "spans", "touched", "watermark_ms")
