@@ -200,7 +200,7 @@ class HttpExchange:
                 raise unauthorized(peer.unauthorized_status)
             response, body = await self.send(peer, calls)
             if response.status_code in (401, 403):
-                raise status_error(response, said(peer, body), body)
+                raise status_error(response, shown_body(peer, body), body)
 
         await within(timeout_s, ask)
 
@@ -255,7 +255,7 @@ class HttpExchange:
 def _good(response: httpx.Response, body: bytes, peer: Peer, call: Call | None) -> bytes:
     """The body of a 2xx. Raises the error of any other status."""
     if not 200 <= response.status_code < 300:
-        raise status_error(response, said(peer, body), body, peer, call)
+        raise status_error(response, shown_body(peer, body), body, peer, call)
     if call is not None:
         peer.unauthorized_status = None
     return body
@@ -276,7 +276,7 @@ def unauthorized(status: int) -> AgentError:
     return error_of(status, "the last call was refused: check the agent's `auth`", None)
 
 
-def said(peer: Peer, body: bytes) -> str:
+def shown_body(peer: Peer, body: bytes) -> str:
     """The start of a body as an error may quote it, without our secret."""
     return body_excerpt(peer.hidden(body))
 

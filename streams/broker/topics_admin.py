@@ -259,8 +259,8 @@ def _refused(refusals: list[Refusal], count: int) -> str:
     """One line for all refusals; one refusal of access stands for the others."""
     first = refusals[0]
     if len(refusals) == 1 or _remedy(first.error):
-        return f"cannot create {first.name}: {first.said}{_remedy(first.error)}"
-    listed = "; ".join(f"{refusal.name}: {refusal.said}" for refusal in refusals)
+        return f"cannot create {first.name}: {first.message}{_remedy(first.error)}"
+    listed = "; ".join(f"{refusal.name}: {refusal.message}" for refusal in refusals)
     return (
         f"the cluster refuses {len(refusals)} of {count} topics, and none was created: {listed}; "
         "choose a value with --set topic.config=value, or leave one to the cluster with --leave-out config"

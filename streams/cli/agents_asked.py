@@ -49,7 +49,7 @@ def completed(given: dict[str, Any]) -> dict[str, Any]:
         for protocol, reason in seen.reasons:
             say(f"  {protocol}: {reason}")
         return given
-    say(f"at {endpoint} there is {found.said}")
+    say(f"at {endpoint} there is {found.description}")
     if agent.protocol is not None and agent.protocol != found.protocol:
         say(f"registered as {agent.protocol} because of --protocol")
         return given

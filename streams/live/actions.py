@@ -233,9 +233,9 @@ def _origins(prefix: str) -> set[str]:
 def _away(error: Exception) -> web.Response:
     """The status for Kafka's refusal: if the worker's user lacks a right, waiting does not help."""
     if isinstance(error, AccessDenied) or unauthorized(error) is not None:
-        said = str(error) if isinstance(error, AccessDenied) else describe_error(error)
+        reason = str(error) if isinstance(error, AccessDenied) else describe_error(error)
         return error_answer(
-            403, f"{said} (`operator`: a worker that acts for people needs these rights beside its own)"
+            403, f"{reason} (`operator`: a worker that acts for people needs these rights beside its own)"
         )
     ours = isinstance(error, (TopicMissing, ReadStalled, ClientError))
     return error_answer(503, str(error) if ours else describe_error(error))

@@ -118,13 +118,13 @@ async def _play(step: Step, call: Call, payload: Any, reading: Reading) -> Answe
     if step.kind == "status":
         wait = dict(step.headers).get("Retry-After")
         body = step.body if isinstance(step.body, bytes) else dumps(step.body)
-        said = excerpt(body) if body.strip() else "no body"
-        raise error_of(step.code, said, None if wait is None else float(wait), attempt=call.attempt, body=body)
+        shown = excerpt(body) if body.strip() else "no body"
+        raise error_of(step.code, shown, None if wait is None else float(wait), attempt=call.attempt, body=body)
     if step.kind in ("hang", "drip"):
         await asyncio.Event().wait()
     if step.kind == "reset":
         raise ConnectionFailed("the agent closed the connection")
     if step.kind == "huge":
         raise AnswerTooLarge("the answer is larger than allowed")
-    said = step.compute(payload) if step.compute is not None else step.body
-    return parse_answer(said if isinstance(said, bytes) else dumps(said), reading)
+    value = step.compute(payload) if step.compute is not None else step.body
+    return parse_answer(value if isinstance(value, bytes) else dumps(value), reading)

@@ -117,8 +117,8 @@ class FakeA2a(FakeAgent):
         if self.version == "0.3":
             return web.json_response({"message": error["message"]}, status=old)
         info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason, "domain": "a2a-protocol.org"}
-        said = {"code": new, "status": "SOME", "message": error["message"], "details": [info]}
-        return web.json_response({"error": said}, status=new)
+        refusal = {"code": new, "status": "SOME", "message": error["message"], "details": [info]}
+        return web.json_response({"error": refusal}, status=new)
 
     def payload_of(self, raw: bytes) -> Any:
         """The data part, else the text."""

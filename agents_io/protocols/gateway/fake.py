@@ -206,8 +206,8 @@ class GatewayFakeAgent(FakeAgent):
             await asyncio.Event().wait()
         answer = AgentToControlPlane(request_id=request_id)
         if step.kind == "status":
-            said = step.body.decode("utf-8", "replace") if isinstance(step.body, bytes) else str(step.body)
-            answer.task_error.CopyFrom(TaskError(task_id=task_id, error_code=str(step.code), error_message=said))
+            message = step.body.decode("utf-8", "replace") if isinstance(step.body, bytes) else str(step.body)
+            answer.task_error.CopyFrom(TaskError(task_id=task_id, error_code=str(step.code), error_message=message))
         else:
             body = step.compute(payload) if step.compute is not None else step.body
             answer.task_result.CopyFrom(_result(step, body, task_id))

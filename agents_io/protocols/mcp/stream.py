@@ -129,7 +129,7 @@ class McpStream:
         call: Call | None = None,
     ) -> Reply:
         """The answer to request `number`. Raises `AgentError`; a status that is no 2xx is for the caller to judge."""
-        reader = _Reader(number, lambda reply: self._say(server, session, reply), self._http.max_answer_bytes)
+        reader = _Reader(number, lambda reply: self._reply(server, session, reply), self._http.max_answer_bytes)
         request = server.build(session, body, more, call)
         try:
             response, raw = await self._http.send(server, request, reader.enough, passes_on=True)
@@ -200,7 +200,7 @@ class McpStream:
         def take(piece: bytes) -> None:
             for data in events.feed(piece):
                 if data.strip() and (reply := jsonrpc.reply(event_json(data))) is not None:
-                    self._say(server, session, reply)
+                    self._reply(server, session, reply)
 
         clock = asyncio.get_running_loop().time
         begun = clock()
@@ -223,8 +223,8 @@ class McpStream:
             listener.cancel()
         await asyncio.gather(*self._listeners, return_exceptions=True)
 
-    def _say(self, server: Server, session: Session | None, reply: bytes) -> None:
-        self._best_effort.say("mcp-reply", lambda: self._http.send(server, server.build(session, reply)))
+    def _reply(self, server: Server, session: Session | None, reply: bytes) -> None:
+        self._best_effort.start("mcp-reply", lambda: self._http.send(server, server.build(session, reply)))
 
 
 def _is_stream(response: httpx.Response) -> bool:
@@ -234,13 +234,13 @@ def _is_stream(response: httpx.Response) -> bool:
 class _Reader:
     """Watches event streams for the answer to one request. The end of the stream need not be waited for."""
 
-    __slots__ = ("_events", "_max_bytes", "_number", "_replies", "_say", "_stream", "last_id", "message", "raw")
+    __slots__ = ("_events", "_max_bytes", "_number", "_replies", "_reply", "_stream", "last_id", "message", "raw")
 
-    def __init__(self, number: int, say: Callable[[bytes], None], max_bytes: int) -> None:
-        """`say`: sends the answer to a request of the server itself. `max_bytes`: the largest event."""
+    def __init__(self, number: int, reply: Callable[[bytes], None], max_bytes: int) -> None:
+        """`reply`: sends the answer to a request of the server itself. `max_bytes`: the largest event."""
         self._number = number
         self._max_bytes = max_bytes
-        self._say = say
+        self._reply = reply
         self._events = EventData()
         self._stream: bool | None = None
         self._replies = 0
@@ -295,5 +295,5 @@ class _Reader:
             return True
         if self._replies < MAX_REPLIES and (reply := jsonrpc.reply(message)) is not None:
             self._replies += 1
-            self._say(reply)
+            self._reply(reply)
         return False

@@ -18,7 +18,7 @@ import httpx
 
 from agents_io.best_effort import BestEffortRequests
 from agents_io.errors import AgentError, RateLimited, Unsupported
-from agents_io.http.exchange import HttpExchange, said, status_error, unauthorized, within
+from agents_io.http.exchange import HttpExchange, shown_body, status_error, unauthorized, within
 from agents_io.per_agent import PerAgent
 from agents_io.protocols.mcp.rules import tool_calls
 from agents_io.protocols.mcp.stream import McpStream, Server, Session
@@ -132,7 +132,7 @@ class McpTransport:
             await self._request(server, modern, "server/discover", {})
             return modern
         if not 200 <= response.status_code < 300:
-            raise status_error(response, said(server, raw), raw)
+            raise status_error(response, shown_body(server, raw), raw)
         version = tool_calls.negotiated(server.parsed(raw, lambda: jsonrpc.result_of(message)))
         key = next((value for name, value in response.headers.raw if name.lower() == _SESSION), b"").strip()
         session = Session(version, key)
@@ -160,10 +160,10 @@ class McpTransport:
         is_good = 200 <= status < 300
         if not session.modern and _says_gone(status, error, raw):
             raise _SessionGone(
-                status_error(response, said(server, raw), raw) if not is_good else jsonrpc.meaning(error or {})
+                status_error(response, shown_body(server, raw), raw) if not is_good else jsonrpc.meaning(error or {})
             )
         if not is_good and (error is None or status in (401, 403, 429) or status >= 500):
-            raise status_error(response, said(server, raw), raw, server, call)
+            raise status_error(response, shown_body(server, raw), raw, server, call)
         result = server.parsed(raw, lambda: jsonrpc.result_of(message))
         server.unauthorized_status = None
         return result, raw
@@ -172,7 +172,7 @@ class McpTransport:
         body = jsonrpc.notification(
             "notifications/cancelled", {"requestId": number, "reason": "the task was cancelled"}
         )
-        self._best_effort.say("mcp-cancel", lambda: self._http.raw(server.build(session, body)))
+        self._best_effort.start("mcp-cancel", lambda: self._http.raw(server.build(session, body)))
 
     async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
         """The server answers a ping in time, in a new session if necessary. Raises `AgentError`; `Unsupported`."""
@@ -224,7 +224,7 @@ class McpTransport:
 
     def _end(self, server: Server, session: Session) -> None:
         if session.key:
-            self._best_effort.say("mcp-close", lambda: self._http.raw(server.bare("DELETE", session)))
+            self._best_effort.start("mcp-close", lambda: self._http.raw(server.bare("DELETE", session)))
 
 
 def _says_gone(status: int, error: dict[str, Any] | None, raw: bytes) -> bool:

@@ -36,7 +36,7 @@ class FakeChat(FakeAgent):
         return web.json_response({"data": [{"id": "m"}]}, status=200 if self.healthy else 503)
 
     def payload_of(self, raw: bytes) -> Any:
-        """What the user said: JSON if it is JSON."""
+        """The user's text: JSON if it is JSON."""
         text = orjson.loads(raw)["messages"][-1]["content"]
         try:
             return orjson.loads(text)
@@ -51,6 +51,6 @@ class FakeChat(FakeAgent):
         message = {"role": "assistant", "content": text} | self.message
         choices = [{"index": 0, "finish_reason": self.finish, "message": message}]
         usage = {"prompt_tokens": 12, "completion_tokens": 5, "total_tokens": 17}
-        said: dict[str, Any] = {"object": "chat.completion", "model": "m-1", "usage": usage}
-        said["choices"] = choices if self.choices is None else self.choices
-        return web.json_response(body=orjson.dumps(said))
+        reply: dict[str, Any] = {"object": "chat.completion", "model": "m-1", "usage": usage}
+        reply["choices"] = choices if self.choices is None else self.choices
+        return web.json_response(body=orjson.dumps(reply))

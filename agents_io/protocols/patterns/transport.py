@@ -66,8 +66,8 @@ class PatternTransport:
         except TimeoutError:
             raise CallTimeout(f"no answer within {call.timeout_s:.3g} s") from None
         if done.status == "failed":
-            said = excerpt((done.error or "no reason given").encode("utf-8", "replace"))
-            raise ExecutionFailed(f"the pattern failed: {said}")
+            shown = excerpt((done.error or "no reason given").encode("utf-8", "replace"))
+            raise ExecutionFailed(f"the pattern failed: {shown}")
         return Answer(done.result, checked_confidence(1.0 if done.confidence is None else done.confidence))
 
     async def _execute(self, name: str, call: Call) -> PatternExecution:

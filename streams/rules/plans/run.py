@@ -281,16 +281,16 @@ class PlanRun:
         if moves.verdict is None:
             return
         graph, verdict = self._nodes[path].graph, moves.verdict
-        said = outcome(graph, verdict)
-        if said.error is not None:
-            verdict = graph.verdict = Verdict("failure", said.error)
+        answer = outcome(graph, verdict)
+        if answer.error is not None:
+            verdict = graph.verdict = Verdict("failure", answer.error)
         self._stop(path, actions)
         if path == ROOT:
-            self.over = Over(verdict, said)
+            self.over = Over(verdict, answer)
             actions.append(self.over)
             return
         node = self._close(path)
-        todo.append((path, _end_of(node, verdict, said, now_ms)))
+        todo.append((path, _end_of(node, verdict, answer, now_ms)))
 
     def _stop(self, path: Path, actions: list[Action]) -> None:
         """Cancel the running steps below: their results are no longer needed."""
@@ -348,13 +348,13 @@ def _plain(before: dict[str, Any] | None) -> Any:
     return None if before is None else loads(dumps(before))
 
 
-def _end_of(node: _Node, verdict: Verdict, said: Outcome, now_ms: int) -> End:
+def _end_of(node: _Node, verdict: Verdict, answer: Outcome, now_ms: int) -> End:
     """A pattern's end, as the end of its step."""
     wire: dict[str, Any] = {"status": verdict.status}
     if verdict.error is not None:
         wire["error"] = verdict.error
-    if said.confidence is not None:
-        wire["confidence"] = said.confidence
+    if answer.confidence is not None:
+        wire["confidence"] = answer.confidence
     execution_ms = max(0, now_ms - node.began_ms)  # as in `PlanRun.age_ms`
     wire |= {"executionTime": execution_ms, "retries": 0, "cached": False, "timestamp": format_time(now_ms)}
-    return End(wire, said.value)
+    return End(wire, answer.value)

@@ -173,8 +173,8 @@ class Session:
         return left
 
 
-def _status(said: str) -> Status:
-    word = said.strip().lower()
+def _status(text: str) -> Status:
+    word = text.strip().lower()
     if word in ("", "healthy"):
         return "healthy"
     return "draining" if word == "draining" else "degraded"
