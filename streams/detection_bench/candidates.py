@@ -78,30 +78,30 @@ class FromRiver:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class DetectorCandidate:
     """A name and how to make a fresh one from a seed."""
 
     name: str
     make: Callable[[int], Any]
 
 
-def ours(run_length: float) -> list[Candidate]:
+def ours(run_length: float) -> list[DetectorCandidate]:
     """The detectors of the statistics."""
     return [
-        Candidate("parallax", lambda seed: Whole(run_length, seed)),
-        Candidate("rank test alone", lambda _: Ranks(run_length)),
+        DetectorCandidate("parallax", lambda seed: Whole(run_length, seed)),
+        DetectorCandidate("rank test alone", lambda _: Ranks(run_length)),
     ]
 
 
-def rivers() -> list[Candidate]:
+def rivers() -> list[DetectorCandidate]:
     """River's drift detectors with their defaults; imports river."""
     from river import drift
 
     library: Any = drift  # untyped
 
     return [
-        Candidate("river ADWIN", lambda _: FromRiver(library.ADWIN())),
-        Candidate("river PageHinkley", lambda _: FromRiver(library.PageHinkley(mode="down"))),
+        DetectorCandidate("river ADWIN", lambda _: FromRiver(library.ADWIN())),
+        DetectorCandidate("river PageHinkley", lambda _: FromRiver(library.PageHinkley(mode="down"))),
     ]
 
 

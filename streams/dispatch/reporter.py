@@ -16,7 +16,7 @@ from schemas.codec import Rejected, dumps
 from schemas.messages import EventType
 from schemas.times import format_time
 from streams.dispatch.context import DispatchContext
-from streams.dispatch.decisions import Forward, RunPlan, Schedule
+from streams.dispatch.decisions import Forward, RunPlan, WaitForTime
 from streams.dispatch.task_run import TaskRun
 from streams.rules.dispatch.judging import Judged
 from streams.rules.plans.task_plans import ends_at, plan_for
@@ -138,7 +138,7 @@ class TaskReporter:
             )
         ]
 
-    def scheduled(self, run: TaskRun, decision: Schedule) -> list[Output]:
+    def scheduled(self, run: TaskRun, decision: WaitForTime) -> list[Output]:
         """The task waits on `scheduled` until its time."""
         now_ms, until_ms = self._context.wall_ms(), decision.not_before_ms
         self.waiting(run, "not_before", (until_ms - now_ms) / 1000)

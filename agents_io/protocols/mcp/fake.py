@@ -12,7 +12,7 @@ from aiohttp import web
 
 from agents_io.fakes.dress import text_of
 from agents_io.fakes.http import FakeAgent
-from agents_io.fakes.steps import Step
+from agents_io.fakes.steps import ScriptStep
 
 
 class FakeMcp(FakeAgent):
@@ -103,7 +103,7 @@ class FakeMcp(FakeAgent):
         arguments = orjson.loads(raw)["params"]["arguments"]
         return arguments["input"] if arguments.keys() == {"input"} else arguments
 
-    def respond(self, step: Step, body: bytes, raw: bytes) -> web.Response:
+    def respond(self, step: ScriptStep, body: bytes, raw: bytes) -> web.Response:
         """A tool's result with the body as its text."""
         text = text_of(step, body)
         if text is None:

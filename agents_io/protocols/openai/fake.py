@@ -12,7 +12,7 @@ from aiohttp import web
 
 from agents_io.fakes.dress import text_of
 from agents_io.fakes.http import FakeAgent
-from agents_io.fakes.steps import Step
+from agents_io.fakes.steps import ScriptStep
 
 
 class FakeChat(FakeAgent):
@@ -43,7 +43,7 @@ class FakeChat(FakeAgent):
         except orjson.JSONDecodeError:
             return text
 
-    def respond(self, step: Step, body: bytes, raw: bytes) -> web.Response:
+    def respond(self, step: ScriptStep, body: bytes, raw: bytes) -> web.Response:
         """A chat completion with the body as content."""
         text = text_of(step, body)
         if text is None:

@@ -42,7 +42,7 @@ class End:
         return self.wire.get("confidence")
 
 
-class Verdict(NamedTuple):
+class PlanVerdict(NamedTuple):
     """How a step graph ended. `winner`: the step whose answer is the plan's own, if one step's is.
 
     `confidence`: of the plan's answer: that of the winner, the lowest or the mean of the steps that succeeded.
@@ -60,7 +60,7 @@ class PlanStrategy(NamedTuple):
     `by_priority`: steps with the highest `metadata.priority` begin first.
     """
 
-    judge: Callable[[StepGraph, int], Verdict | None]
+    judge: Callable[[StepGraph, int], PlanVerdict | None]
     by_priority: bool = False
 
 
@@ -69,7 +69,7 @@ class Moves:
     """The consequences of an input."""
 
     starts: list[int] = field(default_factory=list)
-    verdict: Verdict | None = None
+    verdict: PlanVerdict | None = None
 
 
 SKIPPED = End({"status": "cancelled"})
@@ -101,7 +101,7 @@ class StepGraph:
         self.good: list[int] = []
         """Steps that succeeded, in the order of their ends."""
         self.in_flight = 0
-        self.verdict: Verdict | None = None
+        self.verdict: PlanVerdict | None = None
         self.left = count
         """Steps that have not ended."""
         self._waiting = [len(step.needs) for step in blueprint.steps]
@@ -130,7 +130,7 @@ class StepGraph:
         self.verdict = self._strategy.judge(self, index)
         return Moves([] if self.verdict is not None else self._next(), self.verdict)
 
-    def stop(self, verdict: Verdict) -> None:
+    def stop(self, verdict: PlanVerdict) -> None:
         """End it from outside: cancelled, or out of time."""
         if self.verdict is None:
             self.verdict = verdict

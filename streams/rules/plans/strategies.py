@@ -8,7 +8,7 @@ In: the graph and the step that has just ended. Out: the verdict, or None while 
 from __future__ import annotations
 
 from streams.rules.plans.blueprint import Blueprint
-from streams.rules.plans.step_graph import SKIPPED, PlanStrategy, StepGraph, Verdict
+from streams.rules.plans.step_graph import SKIPPED, PlanStrategy, PlanVerdict, StepGraph
 
 
 def strategy_of(plan: Blueprint) -> PlanStrategy:
@@ -16,56 +16,56 @@ def strategy_of(plan: Blueprint) -> PlanStrategy:
     return STRATEGIES[plan.strategy or plan.kind]
 
 
-def _all(graph: StepGraph, index: int) -> Verdict | None:
+def _all(graph: StepGraph, index: int) -> PlanVerdict | None:
     if graph.failed(index):
-        return Verdict("failure", graph.why(index))
-    return None if graph.left else Verdict("success", confidence="mean")
+        return PlanVerdict("failure", graph.why(index))
+    return None if graph.left else PlanVerdict("success", confidence="mean")
 
 
-def _race(graph: StepGraph, index: int) -> Verdict | None:
+def _race(graph: StepGraph, index: int) -> PlanVerdict | None:
     if not graph.failed(index):
         return _won(index)
-    return None if graph.left else Verdict("failure", graph.every_reason())
+    return None if graph.left else PlanVerdict("failure", graph.every_reason())
 
 
-def _all_settled(graph: StepGraph, _index: int) -> Verdict | None:
-    return None if graph.left else Verdict("success", confidence="mean")
+def _all_settled(graph: StepGraph, _index: int) -> PlanVerdict | None:
+    return None if graph.left else PlanVerdict("success", confidence="mean")
 
 
-def _weighted(graph: StepGraph, index: int) -> Verdict | None:
+def _weighted(graph: StepGraph, index: int) -> PlanVerdict | None:
     if not graph.failed(index) and graph.confidence(index) >= graph.blueprint.threshold:
         return _won(index)
     if graph.left:
         return None
     good = graph.successes()
-    return _won(graph.surest(good)) if good else Verdict("failure", graph.every_reason())
+    return _won(graph.surest(good)) if good else PlanVerdict("failure", graph.every_reason())
 
 
-def _sequential(graph: StepGraph, index: int) -> Verdict | None:
+def _sequential(graph: StepGraph, index: int) -> PlanVerdict | None:
     if graph.failed(index) and not graph.blueprint.continue_on_error:
-        return Verdict("failure", graph.why(index))
+        return PlanVerdict("failure", graph.why(index))
     if graph.left:
         return None
     good = graph.successes()
-    return Verdict("success", winner=good[-1]) if good else Verdict("failure", graph.every_reason())
+    return PlanVerdict("success", winner=good[-1]) if good else PlanVerdict("failure", graph.every_reason())
 
 
-def _dag(graph: StepGraph, _index: int) -> Verdict | None:
+def _dag(graph: StepGraph, _index: int) -> PlanVerdict | None:
     if graph.left:
         return None
     if not graph.blueprint.continue_on_error:
         bad = [n for n, end in enumerate(graph.ends) if graph.failed(n) and end is not SKIPPED]
         if bad:
-            return Verdict("failure", graph.why(bad[0]))
+            return PlanVerdict("failure", graph.why(bad[0]))
     good = graph.successes()
     if not good:
-        return Verdict("failure", graph.every_reason())
+        return PlanVerdict("failure", graph.every_reason())
     last = [n for n, others in enumerate(graph.blueprint.dependents) if not others]
-    return Verdict("success", winner=last[0] if len(last) == 1 and last[0] in good else None)
+    return PlanVerdict("success", winner=last[0] if len(last) == 1 and last[0] in good else None)
 
 
-def _won(index: int) -> Verdict:
-    return Verdict("success", winner=index, confidence="winner")
+def _won(index: int) -> PlanVerdict:
+    return PlanVerdict("success", winner=index, confidence="winner")
 
 
 STRATEGIES = {

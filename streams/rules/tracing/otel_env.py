@@ -44,7 +44,7 @@ class BadOtel(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ExportSettings:
     """`exporters`: `otlp`, `console`; `protocol` of OTLP; `endpoint`: fit for display; `asked_by`: the variable that
     enables tracing.
     """
@@ -55,7 +55,7 @@ class Wanted:
     asked_by: str
 
 
-def wanted(environ: Mapping[str, str]) -> Wanted | None:
+def wanted(environ: Mapping[str, str]) -> ExportSettings | None:
     """What to export. Nothing unless an endpoint or an exporter is named. Raises `BadOtel`.
 
     >>> wanted({}), wanted({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h:4318", "OTEL_SDK_DISABLED": "true"})
@@ -83,7 +83,7 @@ def wanted(environ: Mapping[str, str]) -> Wanted | None:
     )
     _sampler(variables)
     _numbers(variables)
-    return Wanted(exporters, protocol, redacted(shown), asked_by)
+    return ExportSettings(exporters, protocol, redacted(shown), asked_by)
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
