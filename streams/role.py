@@ -56,9 +56,7 @@ class Role(Protocol):
         """Whether it has its partitions and works."""
         ...
 
-    async def wait_ready(self) -> None:
-        """Wait until `ready`."""
-        ...
+    async def wait_ready(self) -> None: ...
 
     async def failed(self) -> None:
         """Wait for an error that the role cannot recover from and raise it. Never returns otherwise."""

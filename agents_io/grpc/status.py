@@ -68,16 +68,16 @@ def status_error(error: grpc.aio.AioRpcError, timeout_s: float, token: str, atte
     details = error.details() or ""
     if code is _Code.DEADLINE_EXCEEDED and (not details or _OUT_OF_TIME in details):
         return CallTimeout(f"no answer within {timeout_s:.3g} s")
-    said = excerpt(connection_failure(details.replace(token, "***") if token else details).encode("utf-8", "replace"))
+    shown = excerpt(connection_failure(details.replace(token, "***") if token else details).encode("utf-8", "replace"))
     if code is _Code.UNAVAILABLE and any(text in details for text in _OURS):
-        return InternalError(f"this worker could not connect: {said}")
-    special = _own_finding(code, details, said)
+        return InternalError(f"this worker could not connect: {shown}")
+    special = _own_finding(code, details, shown)
     if special is not None:
         return special
     kind = TABLE.get(code, ServerError)
     if code is _Code.ALREADY_EXISTS and attempt > 1:  # like HTTP's 409: an earlier attempt may still be running
         kind = StillRunning
-    text = f"the connection failed: {said}" if kind is ConnectionFailed else f"the agent answered {code.name}: {said}"
+    text = f"the connection failed: {shown}" if kind is ConnectionFailed else f"the agent answered {code.name}: {shown}"
     return kind(text, retry_after_s=_retry_after(error) if code in _MAY_SAY_WHEN else None)
 
 
@@ -92,16 +92,16 @@ def connection_failure(details: str) -> str:
     return f"TLS: {why}" if of_tls else text
 
 
-def _own_finding(code: grpc.StatusCode, details: str, said: str) -> AgentError | None:
+def _own_finding(code: grpc.StatusCode, details: str, shown: str) -> AgentError | None:
     """A fault that this side found in the answer, or the agent's side in the request."""
     if code is _Code.RESOURCE_EXHAUSTED and _TOO_LARGE.search(details):
         if "CLIENT:" in details:
-            return AnswerTooLarge(f"the answer is larger than accepted: {said}")
-        return ClientError(f"the task is larger than the agent accepts: {said}")
+            return AnswerTooLarge(f"the answer is larger than accepted: {shown}")
+        return ClientError(f"the task is larger than the agent accepts: {shown}")
     if "metadata size exceeds" in details:
-        return BadResponse(f"the answer's metadata are larger than accepted: {said}")
+        return BadResponse(f"the answer's metadata are larger than accepted: {shown}")
     if "ompression algorithm" in details or "ompressed" in details:
-        return BadResponse(f"the answer is compressed although identity was requested: {said}")
+        return BadResponse(f"the answer is compressed although identity was requested: {shown}")
     return None
 
 

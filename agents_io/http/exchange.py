@@ -35,7 +35,7 @@ from agents_io.errors import (
     Unsupported,
 )
 from agents_io.http.connection import NotHttp
-from agents_io.http.peer import Peer, Target
+from agents_io.http.peer import Peer, RequestTarget
 from agents_io.http.pooled_transport import URL_KEY, PooledTransport, RequestBody, WasClosing
 from agents_io.rules.answer import body_excerpt, excerpt, in_utf8
 from agents_io.rules.statuses import error_of
@@ -153,7 +153,7 @@ class HttpExchange:
         response, body = await self.send(peer, request)
         return response, _good(response, body, peer, call)
 
-    async def post(self, peer: Peer, target: Target, call: Call) -> bytes:
+    async def post(self, peer: Peer, target: RequestTarget, call: Call) -> bytes:
         """The body of a 2xx to `POST target`, as `good` gives it. Raises `AgentError`.
 
         Two cases: 1 over a pool of ours the usual answer (2xx, not encoded, within the cap) never meets httpx's types, which
@@ -200,7 +200,7 @@ class HttpExchange:
             _good(response, body, peer, None)
             response, body = await self.send(peer, calls)
             if response.status_code == 401:
-                raise status_error(response, said(peer, body), body)
+                raise status_error(response, shown_body(peer, body), body)
             check_authorized(peer)
 
         await within(timeout_s, ask)
@@ -256,7 +256,7 @@ class HttpExchange:
 def _good(response: httpx.Response, body: bytes, peer: Peer, call: Call | None) -> bytes:
     """The body of a 2xx. Raises the error of any other status."""
     if not 200 <= response.status_code < 300:
-        raise status_error(response, said(peer, body), body, peer, call)
+        raise status_error(response, shown_body(peer, body), body, peer, call)
     if call is not None:
         peer.unauthorized_status = None
     return body
@@ -282,7 +282,7 @@ def check_authorized(peer: Peer) -> None:
         raise error_of(status, "the last call was refused: check the agent's `auth`", None)
 
 
-def said(peer: Peer, body: bytes) -> str:
+def shown_body(peer: Peer, body: bytes) -> str:
     """The start of a body as an error may quote it, without our secret."""
     return body_excerpt(peer.hidden(body))
 
@@ -311,12 +311,12 @@ def status_error(
     return error_of(status, text, wait_s, attempt=1 if call is None else call.attempt, body=body)
 
 
-def _moved(request: httpx.Request, response: httpx.Response) -> Target | None:
+def _moved(request: httpx.Request, response: httpx.Response) -> RequestTarget | None:
     """The target of a redirect, if it is within the same origin: no other one may get our token."""
     url: yarl.URL = request.extensions[URL_KEY]
     try:
         target = url.join(yarl.URL(response.headers.get("location", ""), encoded=True)).with_fragment(None)
-        return Target(target) if target.origin() == url.origin() else None
+        return RequestTarget(target) if target.origin() == url.origin() else None
     except (ValueError, TypeError, httpx.InvalidURL):
         return None
 

@@ -40,9 +40,7 @@ class Served(Protocol):
     """An agent as its servers need it."""
 
     @property
-    def id(self) -> str:
-        """Its id."""
-        ...
+    def id(self) -> str: ...
 
     @property
     def capabilities(self) -> tuple[str, ...]:

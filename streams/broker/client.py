@@ -90,7 +90,7 @@ async def require_topics(settings: Settings, *names: str) -> dict[str, list[int]
     return found
 
 
-class Reader:
+class RecordCursor:
     """All partitions of one topic, read in offset order within each. Made by `reading`."""
 
     def __init__(self, consumer: Any, starts: dict[Any, int], ends: dict[Any, int]) -> None:
@@ -149,7 +149,7 @@ class Reader:
 
 
 @asynccontextmanager
-async def reading(settings: Settings, name: str, *, from_beginning: bool) -> AsyncIterator[Reader]:
+async def reading(settings: Settings, name: str, *, from_beginning: bool) -> AsyncIterator[RecordCursor]:
     """A reader of one topic, positioned when the block is entered. Raises `TopicMissing`."""
     partitions = (await require_topics(settings, name))[name]
     full = full_name(name, settings.topic_prefix)
@@ -165,7 +165,7 @@ async def reading(settings: Settings, name: str, *, from_beginning: bool) -> Asy
                 consumer.seek(tp, starts[tp])
         else:
             await _stand_at_end(consumer, starts, ends)
-        yield Reader(consumer, {tp: await consumer.position(tp) for tp in tps}, ends)
+        yield RecordCursor(consumer, {tp: await consumer.position(tp) for tp in tps}, ends)
     finally:
         await consumer.stop()
 

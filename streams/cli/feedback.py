@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from streams.settings import Settings
 
 
-class Outcome(StrEnum):
+class FeedbackOutcome(StrEnum):
     """The true outcome of a task."""
 
     success = "success"
@@ -28,7 +28,7 @@ class Outcome(StrEnum):
 
 def feedback(
     task_id: Annotated[str, typer.Argument(metavar="ID")],
-    outcome: Annotated[Outcome, typer.Argument(metavar="success|failure")],
+    outcome: Annotated[FeedbackOutcome, typer.Argument(metavar="success|failure")],
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
@@ -39,7 +39,7 @@ def feedback(
     calibratedConfidence. Exit 4 if no data point of the task is found.
     """
     settings = settings_from(bootstrap_servers, topic_prefix)
-    run(settings, _feedback(settings, task_id, outcome is Outcome.success, output or Format.text))
+    run(settings, _feedback(settings, task_id, outcome is FeedbackOutcome.success, output or Format.text))
 
 
 async def _feedback(settings: Settings, task_id: str, success: bool, form: Format) -> None:

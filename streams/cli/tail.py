@@ -15,7 +15,7 @@ from streams.cli.running import run
 
 if TYPE_CHECKING:
     from schemas.codec import Headers
-    from streams.broker.client import Reader, Record
+    from streams.broker.client import Record, RecordCursor
     from streams.settings import Settings
 
 MAX_TEXT = 200
@@ -74,7 +74,7 @@ async def _tail(
                 return
 
 
-def _records(reader: Reader, follow: bool) -> Any:
+def _records(reader: RecordCursor, follow: bool) -> Any:
     return reader.follow() if follow else reader.to_end()
 
 

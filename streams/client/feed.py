@@ -35,7 +35,7 @@ END_TIMEOUT_S = 20.0
 METADATA_MAX_AGE_MS = 30_000
 
 
-class Feed:
+class TopicFeed:
     """`since_ms`: begin at the first record of that time; None: after the last record at the time of `open`."""
 
     def __init__(
@@ -192,7 +192,7 @@ async def close_consumer(consumer: Any) -> None:
 
 async def read_since(settings: Settings, topic: str, since_ms: int, only: list[int] | None = None) -> Any:
     """Yields the records of a topic from a time to its present end. Raises `KafkaError`, `TimeoutError`."""
-    feed = Feed(settings, topic, since_ms=since_ms, only=only)
+    feed = TopicFeed(settings, topic, since_ms=since_ms, only=only)
     await feed.open()
     try:
         ends = await feed.ends()

@@ -27,7 +27,7 @@ from streams.client.errors import ClientError, InvalidTask, NotFound
 from streams.client.feed import read_since, records_since
 from streams.client.requests import Request, check, encode
 from streams.client.times import Since, since_ms
-from streams.client.waiting import ResultReader, Waiting
+from streams.client.waiting import ResultReader, WaitingCall
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -49,11 +49,11 @@ class EarlierResults:
         self._settings = settings
         self._reader = reader
         self._partitions = partitions
-        self._wanted: dict[str, tuple[Waiting[Any], int]] = {}
+        self._wanted: dict[str, tuple[WaitingCall[Any], int]] = {}
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
-    def search(self, waiting: Waiting[Any], since: Since, *, at_once: bool) -> None:
+    def search(self, waiting: WaitingCall[Any], since: Since, *, at_once: bool) -> None:
         """Find the result if it was written since then; else keep waiting."""
         begin_ms = since_ms(since, round(time.time() * 1000))
         if at_once:
@@ -62,13 +62,12 @@ class EarlierResults:
             asyncio.get_running_loop().call_later(FIRST_LOOK_S, self._add, waiting, begin_ms)
 
     async def close(self) -> None:
-        """Stop searching."""
         self._closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    def _add(self, waiting: Waiting[Any], begin_ms: int) -> None:
+    def _add(self, waiting: WaitingCall[Any], begin_ms: int) -> None:
         if waiting.future.done() or self._closed:
             return
         self._wanted[waiting.id] = waiting, begin_ms
@@ -87,7 +86,7 @@ class EarlierResults:
                 await asyncio.sleep(RETRY_S)
             await asyncio.sleep(REST_FACTOR * (time.monotonic() - begun))
 
-    async def _read(self, wanted: dict[str, tuple[Waiting[Any], int]]) -> None:
+    async def _read(self, wanted: dict[str, tuple[WaitingCall[Any], int]]) -> None:
         wanted = {name: (one, begin) for name, (one, begin) in wanted.items() if not one.future.done()}
         if not wanted:
             return

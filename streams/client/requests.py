@@ -165,7 +165,7 @@ def _meant(name: str) -> str | None:
 def _refuse_misspelt(name: str) -> None:
     if known := _meant(name):
         found = "is no option here." if name == known else f"is no option; did you mean {known}?"
-        raise InvalidTask(f"{name}: {found} Metadata of your own may have any name in metadata={{{name!r}: ...}}")
+        raise InvalidTask(f"{name}: {found} Your own metadata may have any name in metadata={{{name!r}: ...}}")
 
 
 def _bounded(value: Duration, name: str) -> int:

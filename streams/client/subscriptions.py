@@ -17,7 +17,7 @@ from schemas.codec import Headers, Rejected, decode
 from schemas.messages import Aggregate, Anomaly, Event, EventType, Interval, ResultStatus, Severity
 from streams.client.connection import kafka_errors
 from streams.client.errors import InvalidTask
-from streams.client.feed import Feed
+from streams.client.feed import TopicFeed
 from streams.client.result import TaskResult, read_result
 from streams.client.times import Since, since_ms
 from streams.settings import Settings
@@ -39,7 +39,7 @@ async def subscribe(
     """The wanted messages of a topic. Raises `ClientError` on first use only, and the errors of `require_open` any time."""
     require_open()
     begin_ms = None if since is None else since_ms(since, round(time.time() * 1000))
-    feed = Feed(settings, topic, since_ms=begin_ms)
+    feed = TopicFeed(settings, topic, since_ms=begin_ms)
     async with kafka_errors(settings):
         await feed.open()
     try:

@@ -16,7 +16,7 @@ from aiokafka.structs import ConsumerRecord
 
 from streams.dispatch.task_run import TaskRun
 from streams.engine.record_reader import ReadAgain
-from streams.rules.dispatch.backlog import Backlog, Waiting, id_hash
+from streams.rules.dispatch.backlog import Backlog, BacklogEntry, id_hash
 from streams.schema_registry import learn_schemas
 
 log = structlog.get_logger(__name__)
@@ -106,7 +106,7 @@ class Backlogs:
         """
         priority = run.priority if order is None else 0
         order = run.origin_ms if order is None else order
-        self._put(key, Waiting(run.source, run.offset, order, priority, run.deadline, id_hash(run.task_id)))
+        self._put(key, BacklogEntry(run.source, run.offset, order, priority, run.deadline, id_hash(run.task_id)))
         self._queues[key].bytes += run.size
 
     def first(self, key: str) -> float | None:
@@ -179,11 +179,11 @@ class Backlogs:
         self._queues.clear()
         self._count = 0
 
-    def _put(self, key: str, task: Waiting) -> None:
+    def _put(self, key: str, task: BacklogEntry) -> None:
         self._queues.setdefault(key, _Queue()).tasks.add(task)
         self._count += 1
 
-    def _start(self, key: str, queue: _Queue, tasks: list[Waiting]) -> None:
+    def _start(self, key: str, queue: _Queue, tasks: list[BacklogEntry]) -> None:
         if not tasks:
             return
         if self._held:  # the next owner reads them
@@ -198,7 +198,7 @@ class Backlogs:
         self._loading.add(loading)
         loading.add_done_callback(self._loading.discard)
 
-    async def _load(self, key: str, queue: _Queue, tasks: list[Waiting]) -> None:
+    async def _load(self, key: str, queue: _Queue, tasks: list[BacklogEntry]) -> None:
         found: dict[tuple[str, int], ConsumerRecord] = {}
         while True:
             try:

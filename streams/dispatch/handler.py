@@ -54,7 +54,6 @@ class DispatchHandler:
         return source == "parked" or self._waiting.room
 
     def running(self) -> int:
-        """Calls under way."""
         return self._waiting.queues.running()
 
     def changes(self) -> list[Output]:

@@ -20,7 +20,7 @@ from agents_io.calling.caller import Caller
 from schemas.codec import Rejected, decode, pack
 from schemas.messages import AgentGuard, HomeState
 from schemas.times import format_time
-from streams.dispatch.answer_cache import AnswerCache, Remembered
+from streams.dispatch.answer_cache import AnswerCache, CachedAnswer
 from streams.dispatch.callers import GuardSnapshot
 from streams.dispatch.task_run import TaskRun
 from streams.rules.dedup_window import Chunk, DedupWindow
@@ -136,7 +136,7 @@ class PartitionState:
 
     def _restore(self, values: Iterable[bytes], cleared: Callable[[str], int]) -> None:
         chunks: list[tuple[Chunk, int]] = []
-        answers: list[Remembered] = []
+        answers: list[CachedAnswer] = []
         now, now_ms = self._loop.time(), self._wall_ms()
         for value in values:
             try:
@@ -158,6 +158,6 @@ class PartitionState:
                     continue  # the agent was registered anew while the partition had no owner
                 expires = now + (kept.expires - now_ms) / 1000
                 answer = Success(pack(kept.value), kept.confidence, pack(kept.metadata) if kept.metadata else b"")
-                answers.append(Remembered(kept.slot, kept.key, kept.agent_id, answer, expires))
+                answers.append(CachedAnswer(kept.slot, kept.key, kept.agent_id, answer, expires))
         self.seen.restore(chunks)
         self.answers.restore(answers, now)

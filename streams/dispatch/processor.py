@@ -27,7 +27,17 @@ from agents_io.transport import Answer
 from schemas.codec import Rejected, dumps, header
 from schemas.messages import AgentRegistration
 from streams.dispatch.context import DispatchContext
-from streams.dispatch.decisions import Call, Decision, Duplicate, Fail, Forward, LookUp, RunPlan, Schedule, WaitForAgent
+from streams.dispatch.decisions import (
+    CallAgent,
+    Decision,
+    Duplicate,
+    Fail,
+    Forward,
+    LookUp,
+    RunPlan,
+    WaitForAgent,
+    WaitForTime,
+)
 from streams.dispatch.in_flight import InFlightTasks
 from streams.dispatch.judging import Judging
 from streams.dispatch.partition_state import PartitionState
@@ -161,11 +171,11 @@ class DispatchProcessor:
 
     def _carry_out(self, run: TaskRun, decision: Decision) -> None:
         match decision:
-            case Call(agent):
+            case CallAgent(agent):
                 self._call(run, agent)
             case Forward():
                 self._finish(run, self._report.forwarded(run, decision), moved=True)
-            case Schedule():
+            case WaitForTime():
                 self._finish(run, self._report.scheduled(run, decision), moved=True)
             case WaitForAgent():
                 self._report.waiting(run, "no_agent")

@@ -2,7 +2,7 @@
 their topic.
 
 In: task runs, with what they wait for. Out: each again, to `TaskSteps`, at its turn or when its deadline passes. The
-parts that decide when are `AgentQueues`, `UnassignedTasks`, `SingleFlight`, `LookUps` and `Backlogs`.
+parts that decide when are `AgentQueues`, `UnassignedTasks`, `SingleFlight`, `LookUps`, `OrderedTasks` and `Backlogs`.
 """
 
 from __future__ import annotations

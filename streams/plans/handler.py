@@ -22,7 +22,7 @@ from schemas.partitioning import owner_partition
 from streams.engine.handler import source_record_of
 from streams.engine.partition_processor import PartitionProcessor
 from streams.plans.clock import PlanClock
-from streams.plans.intake import Refused, id_of, opened, place_of_step
+from streams.plans.intake import PlanRefused, id_of, opened, place_of_step
 from streams.plans.memory import Active, PlanStore
 from streams.plans.outcomes import PlanOutcomes, why_stopped
 from streams.plans.parts import PlanParts
@@ -30,7 +30,7 @@ from streams.plans.spans import PlanSpans, marked
 from streams.rules.dedup_window import digest
 from streams.rules.plans.blueprint import InvalidPlan
 from streams.rules.plans.result import view
-from streams.rules.plans.run import Action, Over, PlanRun, Start, Stop, failure
+from streams.rules.plans.run import Action, Over, PlanRun, StartStep, StopStep, failure
 from streams.rules.plans.step_graph import End
 from streams.rules.plans.step_ids import path_of, step_of, task_id
 from streams.rules.plans.task_plans import OriginTask, origin_of, plan_of
@@ -40,10 +40,12 @@ from streams.rules.tracing.spans import ended_in, rejection
 
 log = structlog.get_logger(__name__)
 
-KEPT_FIELDS = (
-    "status", "error", "confidence", "calibratedConfidence", "agentId", "executionTime", "waitTime", "retries", "cached",
-    "timestamp",
-)  # fmt: skip
+KEPT_FIELDS = tuple(
+    str(info.alias)
+    for name, info in Result.model_fields.items()
+    if name not in ("task_id", "plan_id", "result", "metadata")
+)
+"""What a plan keeps of a step's result beside the answer."""
 PLAN_ID_MARK = b'"planId"'
 """In the bytes of every result of a step."""
 READ_BACK_S = 10.0
@@ -157,7 +159,6 @@ class PlanHandler:
     # Called by others
 
     def cancel(self, plan_id: str) -> None:
-        """Cancel the plan."""
         active = self._store.active.get(plan_id)
         if active is not None and not self._closed and self._cancel_reason(active) is not None:
             due_ms = self._due(plan_id, self._parts.wall_ms())
@@ -187,7 +188,7 @@ class PlanHandler:
         now_ms = self._parts.wall_ms()
         self._store.restore(kept)
         for lost, origin in self._store.lost:
-            why = Refused("internal", "what was known of the plan is not readable")
+            why = PlanRefused("internal", "what was known of the plan is not readable")
             self._pending += self._refuse(lost.plan_id, lost.plan, origin, why, now_ms)
         self._parts.metrics.active.inc(len(self._store.active))
         for active in list(self._store.active.values()):
@@ -212,14 +213,14 @@ class PlanHandler:
             return self._tell.duplicate(record, plan_id, origin, now_ms)
         try:
             if origin is not None and origin.refused is not None:
-                raise Refused(origin.refused.code, origin.refused.message)
+                raise PlanRefused(origin.refused.code, origin.refused.message)
             return self._begin(opened(data, origin, record, self._parts, now_ms), record, now_ms)
-        except Refused as why:
+        except PlanRefused as why:
             return self._refuse(plan_id, data, origin, why, now_ms, record)
         except Exception as error:
             log.exception("unexpected error while running a plan", topic=record.topic, offset=record.offset)
             self._take_back(plan_id)
-            fault = Refused("internal", f"internal error: {type(error).__name__}")
+            fault = PlanRefused("internal", f"internal error: {type(error).__name__}")
             return self._refuse(plan_id, data, origin, fault, now_ms, record)
 
     def _begin(self, active: Active, record: SourceRecord, now_ms: int) -> list[Output]:
@@ -269,7 +270,7 @@ class PlanHandler:
         return self._parts.recorder.step_forward(source_record_of("results", record), place, number)
 
     def _refuse(
-        self, plan_id: str, data: dict[str, Any], origin: OriginTask | None, why: Refused, now_ms: int,
+        self, plan_id: str, data: dict[str, Any], origin: OriginTask | None, why: PlanRefused, now_ms: int,
         record: SourceRecord | None = None,
     ) -> list[Output]:  # fmt: skip
         self._store.seen.add(digest("plan", plan_id), now_ms)
@@ -324,7 +325,7 @@ class PlanHandler:
             action = todo.popleft()
             if isinstance(action, Over):
                 outputs += self._over(active, action, now_ms)
-            elif isinstance(action, Stop):
+            elif isinstance(action, StopStep):
                 # Sent at once, since the agent's work is useless now; and in the transaction, so it is never missing. What
                 # stops a step stays true whatever becomes of the commit: a result, a cancel request, the time.
                 stop = recorder.stop(task_id(run.plan.id, action.path), why_stopped(run), now_ms)
@@ -346,7 +347,7 @@ class PlanHandler:
             self._clock.set(run.plan.id, run.due_ms)
         return marked(active, outputs)
 
-    def _send(self, run: PlanRun, start: Start, outputs: list[Output], now_ms: int) -> End | None:
+    def _send(self, run: PlanRun, start: StartStep, outputs: list[Output], now_ms: int) -> End | None:
         """The task of a step; or the step's end, if there can be no task."""
         limit = self._parts.max_task_bytes
         try:

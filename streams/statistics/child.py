@@ -98,7 +98,6 @@ class StatsProcess:
         self._task = asyncio.create_task(self._keep(), name="stats-process")
 
     async def wait_ready(self) -> None:
-        """Wait until `ready`."""
         while not self.ready:  # noqa: ASYNC110 - a state of another process, looked at during a start only
             await asyncio.sleep(0.05)
 

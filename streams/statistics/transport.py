@@ -36,7 +36,7 @@ from streams.rules.engine.ledger import Ledger
 from streams.statistics import changelog
 from streams.statistics.client import StatsConsumerThread, StatsProducer
 from streams.statistics.held_records import HeldRecords
-from streams.statistics.lease import Lease, now
+from streams.statistics.lease import MembershipLease, now
 from streams.statistics.source_log import SourceLog
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class LedgerConsumer(driver.Consumer):
         self._passed: dict[TP, int] = {}
         self._seeking = asyncio.Lock()
         self._held = HeldRecords()
-        self._lease = Lease(self.app.conf.broker_session_timeout / 2)
+        self._lease = MembershipLease(self.app.conf.broker_session_timeout / 2)
         self._lost_at = float("-inf")
         self.expired = 0
         """Points that retention removed before they were read."""

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from agents_io.errors import AgentError, ClientError, ServerError, Unsupported
-from agents_io.fakes.steps import Step, answer
+from agents_io.fakes.steps import ScriptStep, answer
 from agents_io.protocols.a2a.transport import A2aTransport
 from schemas.messages import SecretRef
 from tests.contract.test_a2a_transport import rigged
@@ -98,7 +98,7 @@ async def test_a_task_that_the_agent_lost_is_its_failure(version: Version) -> No
         with pytest.raises(ServerError, match="not found"):
             await call
         rig.fake.error = None
-        rig.fake.script(Step("status", code=404))
+        rig.fake.script(ScriptStep("status", code=404))
         with pytest.raises(ClientError, match="404"):
             await rig.call()
 
@@ -239,7 +239,7 @@ async def test_a_server_of_0_3_that_wants_the_objects_of_json_rpc(status: int) -
 async def test_a_task_that_0_3_refuses_in_both_forms() -> None:
     """Its first refusal counts, though the official SDK answers 500 to the other form; the next task is sent as before."""
     async with rigged("0.3", binding=REST) as rig:
-        rig.fake.script([Step("status", code=422, times=1), answer()])
+        rig.fake.script([ScriptStep("status", code=422, times=1), answer()])
         with pytest.raises(ClientError, match="422"):
             await rig.call()
         assert (await rig.call()).value == "ok"

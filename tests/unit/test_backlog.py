@@ -5,19 +5,19 @@ from __future__ import annotations
 import sys
 from array import array
 
-from streams.rules.dispatch.backlog import Backlog, Waiting, id_hash
+from streams.rules.dispatch.backlog import Backlog, BacklogEntry, id_hash
 from tests.support.memory import held
 
 NEVER = float("inf")
 
 
-def waiting(offset: int, **fields: object) -> Waiting:
+def waiting(offset: int, **fields: object) -> BacklogEntry:
     """A task without a deadline whose order is its offset."""
     found = {"source": "tasks", "offset": offset, "order": float(offset), "priority": 0, "deadline": NEVER}
-    return Waiting(**{**found, "task_hash": offset, **fields})  # type: ignore[arg-type]
+    return BacklogEntry(**{**found, "task_hash": offset, **fields})  # type: ignore[arg-type]
 
 
-def offsets(tasks: list[Waiting]) -> list[int]:
+def offsets(tasks: list[BacklogEntry]) -> list[int]:
     """Of these records."""
     return [task.offset for task in tasks]
 

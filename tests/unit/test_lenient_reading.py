@@ -10,8 +10,8 @@ from aiokafka.consumer import fetcher
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from schemas.topics import full_name
-from streams.broker.client import Reader
-from streams.client.feed import Feed
+from streams.broker.client import RecordCursor
+from streams.client.feed import TopicFeed
 from streams.engine.state_reader import PartitionReader
 from streams.schedules.reader import ScheduleReader
 from streams.settings import Settings
@@ -106,7 +106,7 @@ async def test_a_command_reads_every_record(partition: TopicPartition) -> None:
     """Also of the other partition, whose records came with the failed poll."""
     ends = {FIRST: 5, SECOND: 4}
     consumer = UnreadableConsumer(ends, (partition, 2))
-    found = [(r.partition, r.offset) async for r in Reader(consumer, dict.fromkeys(ends, 0), ends).to_end()]
+    found = [(r.partition, r.offset) async for r in RecordCursor(consumer, dict.fromkeys(ends, 0), ends).to_end()]
     assert sorted(found) == [(tp.partition, offset) for tp, end in ends.items() for offset in range(end)]
     assert len(found) == len(set(found))
     assert consumer.failed == 1
@@ -118,7 +118,7 @@ async def test_a_client_reads_every_record(partition: TopicPartition, monkeypatc
     ends = {FIRST: 5, SECOND: 4}
     consumer: Any = UnreadableConsumer(ends, (partition, 2))
     monkeypatch.setattr("streams.client.feed.committed_reader", lambda *_, **__: consumer)
-    feed = Feed(Settings(topic_prefix="t."), "schedules", since_ms=0)
+    feed = TopicFeed(Settings(topic_prefix="t."), "schedules", since_ms=0)
     await feed.open()
     found = [(r.partition, r.offset) for _ in range(4) for r in await feed.poll()]
     assert sorted(found) == [(tp.partition, offset) for tp, end in ends.items() for offset in range(end)]
@@ -129,7 +129,7 @@ async def test_a_client_finds_the_end_behind_an_unreadable_record(monkeypatch: p
     """It is the last one."""
     consumer: Any = UnreadableConsumer({FIRST: 5}, (FIRST, 4))
     monkeypatch.setattr("streams.client.feed.committed_reader", lambda *_, **__: consumer)
-    feed = Feed(Settings(topic_prefix="t."), "schedules")
+    feed = TopicFeed(Settings(topic_prefix="t."), "schedules")
     await feed.open()
     assert (await feed.position(FIRST), consumer.failed) == (5, 1)
     consumer.ends[FIRST] = 6

@@ -14,6 +14,7 @@ from streams.rules.plans.blueprint import UNBOUNDED_MS
 from streams.rules.plans.run import MAX_KEPT_BYTES, PlanRun
 from streams.rules.plans.step_graph import StepGraph
 from streams.rules.plans.step_ids import path_of, stem, task_id
+from streams.rules.plans.strategies import strategy_of
 from tests.support.plans import NOW, bad, finish, good, over, pattern, plan, result, run_of, starts, stops, task
 
 TWICE = {"name": "twice", "plan": {"kind": "sequential", "timeout": 100, "tasks": [task("one"), task("two")]}}
@@ -69,7 +70,8 @@ def test_what_comes_twice_or_too_late_or_was_never_begun_changes_nothing() -> No
 
 def test_a_level_by_itself_takes_each_end_once() -> None:
     """The second one counts for nothing: neither for what may start nor for the verdict."""
-    graph = StepGraph(run_of(plan("a", "b", "c", maxConcurrency=1)).plan)
+    blueprint = run_of(plan("a", "b", "c", maxConcurrency=1)).plan
+    graph = StepGraph(blueprint, strategy_of(blueprint))
     assert graph.begin().starts == [0]
     assert graph.ended(0, good()).starts == [1]
     for index in (0, 2):

@@ -465,6 +465,6 @@ async def test_commands_show_what_needs_no_schema_while_the_registry_is_away(mon
             return self.read + 1
 
     monkeypatch.setattr(client, "learn_schemas", away)
-    reader = client.Reader(Consumer(), {tp: 0}, {tp: 2})
+    reader = client.RecordCursor(Consumer(), {tp: 0}, {tp: 2})
     assert [record.offset async for record in reader.to_end()] == [0, 1]
     assert (asked, reader.schema_problem) == ([1], "it does not answer")

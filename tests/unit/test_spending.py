@@ -16,7 +16,7 @@ from streams.rules.detection.alarms import SeriesId
 from streams.rules.detection.detectors import Thresholds
 from streams.rules.task_records import Success, TaskRecorder, Timing
 from streams.rules.usage import Price, Prices
-from streams.rules.windows.moments import Moments, Sample
+from streams.rules.windows.moments import Moments, PointSample
 from streams.rules.windows.series import Series
 from streams.rules.windows.windows import Span, Spans, Window, aggregate
 
@@ -71,7 +71,7 @@ def test_windows_have_sum_mean_and_p95_of_each() -> None:
     window = Window()
     for index in range(100):
         more = {"cost": (index + 1) / 1000, "input_tokens": index + 1, "wait_time": 10.0} if index < 50 else {}
-        window.observe(Sample(_point(index, **more)), index)
+        window.observe(PointSample(_point(index, **more)), index)
     record = aggregate("a", "", "agent", ("minute", NOON), window)
     found = Aggregate.model_validate(record)
     assert found.count == 100
@@ -91,9 +91,9 @@ def test_windows_of_parts_equal_one_pass() -> None:
     points = [_point(index, cost=0.1 * index / 7, wait_time=index * 1.1) for index in range(40)]
     whole, first, second = Moments(), Moments(), Moments()
     for point in points:
-        whole.observe(Sample(point))
+        whole.observe(PointSample(point))
     for index, point in enumerate(reversed(points)):
-        (first, second)[index % 2].observe(Sample(point))
+        (first, second)[index % 2].observe(PointSample(point))
     first.merge(Moments.from_json(json.loads(json.dumps(second.to_json()))))
     assert first == whole
 

@@ -25,7 +25,7 @@ from agents_io.errors import (
     ServerError,
     Unsupported,
 )
-from agents_io.http.exchange import HttpExchange, check_authorized, header, said, status_error, within
+from agents_io.http.exchange import HttpExchange, check_authorized, header, shown_body, status_error, within
 from agents_io.http.peer import Peer
 from agents_io.per_agent import PerAgent
 from agents_io.protocols.a2a.agent import A2aAgent, card_targets
@@ -296,7 +296,7 @@ class A2aTransport:
             raise
 
     def _forget(self, peer: A2aAgent, interface: Interface, task_id: str) -> None:
-        self._best_effort.say("a2a-cancel", lambda: self._ask(peer, interface, "cancel", {"id": task_id}))
+        self._best_effort.start("a2a-cancel", lambda: self._ask(peer, interface, "cancel", {"id": task_id}))
 
     async def _ask(
         self,
@@ -332,7 +332,7 @@ class A2aTransport:
                 if call is not None:
                     peer.unauthorized_status = None
                 raise error
-            raise status_error(reply, said(peer, body), body, peer, call)
+            raise status_error(reply, shown_body(peer, body), body, peer, call)
         except (OtherVersion, NotOffered, WrongParts):
             raise  # the next request does not need the card
         except ClientError:

@@ -113,10 +113,10 @@ def unknown(name: str) -> str:
 
 
 def _failed(error: BaseException) -> ExecutionFailed:
-    said = str(error)
+    text = str(error)
     return ExecutionFailed(
         f"the function raised {type(error).__name__}"
-        + (f": {excerpt(said.encode('utf-8', 'replace'))}" if said else "")
+        + (f": {excerpt(text.encode('utf-8', 'replace'))}" if text else "")
     )
 
 

@@ -18,7 +18,7 @@ from streams.rules.detection.detectors import Detectors, Thresholds
 from streams.rules.detection.grouping import Sibling, publishable, surfaced
 from streams.rules.detection.silence import Silence
 from streams.rules.detection.verdicts import Verdicts
-from streams.rules.windows.moments import Sample
+from streams.rules.windows.moments import PointSample
 from streams.rules.windows.windows import FINEST, INTERVALS, Spans, Window, WindowId, Windows
 
 VERSION = 6
@@ -82,7 +82,7 @@ class Series:
         if self.born < 0:
             self.born = offset
         time_ms = point.timestamp
-        sample = Sample(point)
+        sample = PointSample(point)
         if point.feedback:
             self._judge(point, sample, archived)
             return True
@@ -116,7 +116,9 @@ class Series:
         if self.calibration.count > MOST:
             self.calibration.fade()
 
-    def _judge(self, point: ConfidenceDataPoint, sample: Sample, archived: Callable[[WindowId], Window | None]) -> None:
+    def _judge(
+        self, point: ConfidenceDataPoint, sample: PointSample, archived: Callable[[WindowId], Window | None]
+    ) -> None:
         """Add a task's true outcome: from the first such outcome on, only these count for the calibration."""
         task_id = point.task_id or ""
         first = self.verdicts.first(task_id)

@@ -85,8 +85,8 @@ def error_of(error_code: str, error_message: str, attempt: int = 1) -> AgentErro
     2.0
     """
     code = "".join(char for char in error_code.upper() if char.isalnum())[:64]
-    said = excerpt(error_message.encode()) if error_message.strip() else "no message"
-    text = f"the agent answered {code_text(error_code)}: {said}"
+    shown = excerpt(error_message.encode()) if error_message.strip() else "no message"
+    text = f"the agent answered {code_text(error_code)}: {shown}"
     if code in _TIMEOUT:
         return CallTimeout(text)
     if code in _LIMITED:

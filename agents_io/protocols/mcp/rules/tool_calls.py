@@ -159,8 +159,8 @@ def tool_answer(result: dict[str, Any], reading: Reading) -> Answer:
         if texts and _TASKS_FAULT.match(texts[0].strip()):
             raise ClientError(f"the tool does not take this task: {why}")
         raise ServerError(f"the tool reports a failure: {why}")
-    said = _said(result, blocks, texts) if reading.value is None or "structuredContent" in result else None
-    answer = answer_within(result, said, _stated_confidence(result), reading)
+    stated = _content(result, blocks, texts) if reading.value is None or "structuredContent" in result else None
+    answer = answer_within(result, stated, _stated_confidence(result), reading)
     answer.metadata.update({key: value for key, value in _beside(result).items() if key not in answer.metadata})
     return answer
 
@@ -185,11 +185,11 @@ def _stated_confidence(result: dict[str, Any]) -> Any:
     return next((value for key, value in meta.items() if key == "confidence" or key.endswith("/confidence")), None)
 
 
-def _said(result: dict[str, Any], blocks: list[dict[str, Any]], texts: list[str]) -> Any:
+def _content(result: dict[str, Any], blocks: list[dict[str, Any]], texts: list[str]) -> Any:
     """Structured content; else text, parsed if it is JSON; else the blocks as they came."""
     if "structuredContent" in result and result["structuredContent"] is not None:
-        said = _unwrapped(result["structuredContent"], result.get("_meta"), texts)
-        return content_of(said) if isinstance(said, str) else said
+        stated = _unwrapped(result["structuredContent"], result.get("_meta"), texts)
+        return content_of(stated) if isinstance(stated, str) else stated
     if not blocks:
         raise BadResponse("the tool's result is empty")
     if len(texts) < len(blocks):

@@ -96,8 +96,8 @@ def chat_answer(body: bytes, form: str, reading: Reading, api: str = "chat") -> 
     """The answer in a 2xx body. Raises `AgentError`: the error within the body, `Refused`, `AnswerTooLarge`,
     `BadResponse`.
 
-    >>> said = b'{"choices":[{"finish_reason":"stop","message":{"content":"{\\\\"value\\\\":1,\\\\"confidence\\\\":1}"}}]}'
-    >>> chat_answer(said, "json_schema", Reading()).value
+    >>> shown = b'{"choices":[{"finish_reason":"stop","message":{"content":"{\\\\"value\\\\":1,\\\\"confidence\\\\":1}"}}]}'
+    >>> chat_answer(shown, "json_schema", Reading()).value
     1
     """
     return answer_in(load_json(_without_comments(body)), form, reading, api, body)
@@ -205,13 +205,13 @@ def check_error(data: Any) -> None:
     if isinstance(error, dict):
         code = error.get("code") if error.get("code") is not None else error.get("type")
         text = error.get("message", error)
-    said = excerpt(str(text).encode("utf-8", "replace"))
+    shown = excerpt(str(text).encode("utf-8", "replace"))
     if isinstance(code, str) and code.isascii() and code.isdigit():
         code = int(code)
     if type(code) is int and 400 <= code < 600:
-        raise error_of(code, f"{said} (within a 200)", body=str(error).replace("'", '"').encode("utf-8", "replace"))
+        raise error_of(code, f"{shown} (within a 200)", body=str(error).replace("'", '"').encode("utf-8", "replace"))
     word = str(code or "").lower()
-    text = f"the agent answered an error within a 200: {said}"
+    text = f"the agent answered an error within a 200: {shown}"
     for kind, words in _ERROR_WORDS:
         if any(part in word for part in words):
             raise kind(text)
