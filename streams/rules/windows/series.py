@@ -41,6 +41,7 @@ class Series:
         "born",
         "calibration",
         "detectors",
+        "failures",
         "id",
         "judged",
         "late",
@@ -69,6 +70,8 @@ class Series:
         self.calibration = Calibration()
         self.judged: Judged = ""
         self.verdicts = Verdicts()
+        self.failures = Verdicts()
+        """Of the points themselves: dispatch counts every answer as a success, other writers may not."""
         self.windows = Windows(spans)
         self.detectors = None if limits is None else Detectors(series_id, limits)
         self.anomalies: list[Anomaly] = []
@@ -106,8 +109,10 @@ class Series:
 
         Dispatch counts every answer as a success and gives every failure a confidence of 0: that calibrates nothing.
         """
-        if not self.judged and not point.success and point.confidence > 0:
-            self.judged = "points"
+        if not point.success and point.confidence > 0:
+            self.judged = self.judged or "points"
+            if point.task_id is not None:
+                self.failures.change(point.task_id, False)
         if self.judged == "points":
             self._learn(point.confidence, point.success)
 
@@ -120,7 +125,7 @@ class Series:
         """Add a task's true outcome: from the first such outcome on, only these count for the calibration."""
         task_id = point.task_id or ""
         first = self.verdicts.first(task_id)
-        change = self.verdicts.change(task_id, point.success)
+        change = self.verdicts.change(task_id, point.success, self.failures.first(task_id))
         if change is None:
             return
         if self.judged != "feedback":
@@ -132,8 +137,7 @@ class Series:
                 moment = Moment(self.partition, self.offset, point.timestamp)
                 self.anomalies += self.detectors.judge(point.confidence, now, moment)
         else:
-            self.calibration.add(point.confidence, was, -1)
-            self.calibration.add(point.confidence, now)
+            self.calibration.correct(point.confidence, now)
         if was != now:
             self.windows.correct(point.timestamp, sample, was, self.offset, archived)
 
@@ -215,7 +219,8 @@ class Series:
     def _later(self) -> list[Any]:
         pending = [anomaly.wire() for anomaly in self.anomalies]
         known = [self.silence.to_json(), self.born, self.judged, self.calibration.to_json(), self.verdicts.to_json()]
-        return [*known, pending, [self.base, self.stamp_ms, self.arrived_ms, list(self.windows.floors.values())]]
+        floors = [self.windows.floor(interval) for interval in INTERVALS]  # kept when more windows are kept from now on
+        return [*known, pending, [self.base, self.stamp_ms, self.arrived_ms, floors], self.failures.to_json()]
 
     @classmethod
     def from_json(
@@ -238,6 +243,8 @@ class Series:
             if len(newer) > 1:
                 series.base, series.stamp_ms, series.arrived_ms, floors = newer[1]
                 series.windows.floors = dict(zip(INTERVALS, floors, strict=True))
+            if len(newer) > 2:
+                series.failures = Verdicts.from_json(newer[2])
         if limits is not None and detectors is not None:
             series.detectors = Detectors.from_json(detectors, series_id, limits)
         return series
