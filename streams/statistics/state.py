@@ -215,8 +215,9 @@ class State:
         owner, series = live, live.series
         known = len(series.anomalies)
         self._count(series, -1)
-        if series.detectors is not None:
-            series.detectors.choose(self._registered(series_id.agent_id))
+        if series.detectors is not None and offset > series.offset:
+            at = Moment(partition, offset, point.timestamp)
+            series.anomalies += series.detectors.choose(self._registered(series_id.agent_id), at)
         fresh = series.apply(point, offset, lambda window_id: self.archived(owner, window_id))
         self._count(series, 1)
         # A point that was counted before a crash causes no alarm again: the series' alarms have later offsets.

@@ -98,17 +98,18 @@ class Detectors:
         self._chosen = ChosenDetectors(self._configured(()), self.alarms)
 
     def _configured(self, registered: tuple[DetectorSpec, ...]) -> tuple[DetectorSpec, ...]:
-        mine = [
-            spec
-            for spec in self.limits.chosen
-            if spec.concerns(self.alarms.series.agent_id, self.alarms.series.pattern_name)
-        ]
-        names = {spec.name for spec in mine}
-        return (*mine, *(spec for spec in registered if spec.name not in names))
+        series = self.alarms.series
+        found: dict[str, DetectorSpec] = {}
+        for spec in (*self.limits.chosen, *registered):
+            if spec.concerns(series.agent_id, series.pattern_name):
+                found.setdefault(spec.name, spec)
+        return tuple(found.values())
 
-    def choose(self, registered: tuple[DetectorSpec, ...]) -> None:
-        """Run these detectors of the agent's registration too; the settings' detectors win if names are equal."""
-        self._chosen.choose(self._configured(registered))
+    def choose(self, registered: tuple[DetectorSpec, ...], at: Moment) -> list[Anomaly]:
+        """Run these detectors of the agent's registration too; the settings' detectors win if names are equal. Returns
+        the episodes that end because their detector is no longer chosen.
+        """
+        return self._chosen.choose(self._configured(registered), at)
 
     def observe(
         self,
