@@ -78,6 +78,7 @@ class Aggregator:
         self.ready = False
         self.points = 0
         self.rejected = 0
+        self.expired = 0
         self.reported: Counter[tuple[str, str]] = Counter()
         """Anomalies reported as firing, by type and severity."""
 
