@@ -50,6 +50,8 @@ AHEAD_MS = 600_000
 """How far a point may be after its record's time, or after the present if that is later (an old record may be written
 again with present points). A larger distance is a wrong clock, and would close all earlier windows.
 """
+SKEW_MS = 86_400_000
+"""How far after the present a record's time may be: this worker's clock may be behind, but not by more."""
 DRAIN_S = 5.0
 
 
@@ -162,6 +164,7 @@ class Aggregator:
             gc.disable()
             try:
                 await self.state.load(int(time.time() * 1000))
+                self._table.recovery.deleted.clear()  # a key for each window that went in the last hours
                 gc.freeze()
             finally:
                 gc.enable()
@@ -245,11 +248,9 @@ class Aggregator:
             point = decode(ConfidenceDataPoint, message.value, headers)
             stamp_ms = -1 if message.timestamp is None else round(message.timestamp * 1000)
             now_ms = int(time.time() * 1000)
-            ahead_ms = point.timestamp - max(stamp_ms, now_ms)
+            ahead_ms = point.timestamp - max(min(stamp_ms, now_ms + SKEW_MS), now_ms)
             if ahead_ms > AHEAD_MS:
-                raise Rejected(
-                    "validate", f"timestamp: is {ahead_ms // 1000} s after its record's time and the present"
-                )
+                raise Rejected("validate", f"timestamp: is {(point.timestamp - now_ms) // 1000} s after the present")
             if point.feedback and point.task_id is None:
                 raise Rejected("validate", "feedback: needs taskId")
             return self.state.add_point(point, RecordAt(message.partition, message.offset, stamp_ms, now_ms))
