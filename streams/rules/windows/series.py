@@ -151,11 +151,12 @@ class Series:
         self.silence.observe(at.time_ms, detectors.limits.silent_after_ms)
 
     def silent_ms(self) -> int:
-        """From when on this series' silence is unusual, epoch ms; -1: never, or it has been reported."""
-        detectors = self.detectors
-        if detectors is None or "silent" in detectors.alarms.firing:
-            return -1
-        return self.silence.due_ms(detectors.limits.silent_after_ms)
+        """From when on this series' silence is unusual, epoch ms; -1: never, or it cannot be reported (again) now."""
+        return -1 if self.detectors is None or not self.detectors.alarms.ready("silent") else self.silent_from_ms()
+
+    def silent_from_ms(self) -> int:
+        """As `silent_ms`, also if it has been reported."""
+        return -1 if self.detectors is None else self.silence.due_ms(self.detectors.limits.silent_after_ms)
 
     def fall_silent(self) -> None:
         """The caller's clock has passed `silent_ms`, and no other series of the agent had a point since this one
@@ -236,7 +237,8 @@ class Series:
         series.windows = Windows.from_json(windows, spans)
         if later:
             silence, series.born, series.judged, calibration, verdicts, *newer = later
-            series.silence = Silence.from_json(silence)
+            if detectors is not None:  # with detection off, no points were noted
+                series.silence = Silence.from_json(silence)
             series.calibration = Calibration.from_json(calibration)
             series.verdicts = Verdicts.from_json(verdicts)
             series.anomalies = [Anomaly.model_validate(anomaly) for anomaly in (newer or [[]])[0]]
