@@ -1,7 +1,7 @@
 """`parallax feedback ID success|failure`: reports the true outcome of an answered task to the statistics.
 
-In: a task id. Reads `data-points` once and sends the task's point again with the true `success` and `feedback: true`,
-under the same key, so it comes after the first one. Reporting the same twice changes nothing.
+In: a task id. Reads `data-points` once and sends the task's point again with the true `success` and `feedback: true`, to
+the partition where the first one lies: its series is counted there. Reporting the same twice changes nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from streams.cli.output import rows_as
 from streams.cli.running import run
 
 if TYPE_CHECKING:
+    from streams.broker.client import Record
     from streams.settings import Settings
 
 
@@ -45,9 +46,9 @@ def feedback(
 async def _feedback(settings: Settings, task_id: str, success: bool, form: Format) -> None:
     from schemas.codec import Rejected, decode, pack
     from schemas.messages import ConfidenceDataPoint
-    from streams.broker.client import read_all, send_keyed
+    from streams.broker.client import read_all, sending
 
-    found: tuple[bytes | None, ConfidenceDataPoint] | None = None
+    found: tuple[Record, ConfidenceDataPoint] | None = None
     async for record in read_all(settings, "data-points"):
         if record.value is None:
             continue
@@ -56,12 +57,13 @@ async def _feedback(settings: Settings, task_id: str, success: bool, form: Forma
         except Rejected:
             continue  # it became a dead letter of the statistics
         if point.task_id == task_id and point.confidence > 0 and not point.feedback:
-            found = record.key, point
+            found = record, point
     if found is None:
         raise CommandError(f"task {task_id}: no data point of an answer found", NOT_FOUND)
-    key, point = found
+    record, point = found
     labelled = point.model_copy(update={"success": success, "feedback": True})
-    await send_keyed(settings, "data-points", [(key, pack(labelled.wire()))])
+    async with sending(settings) as sender:
+        await sender.send("data-points", record.key, pack(labelled.wire()), record.partition)
     row: dict[str, Any] = {
         "taskId": task_id,
         "agentId": point.agent_id,

@@ -118,8 +118,10 @@ async def find_task(settings: Settings, task_id: str, since: Since) -> dict[str,
 
 
 async def feedback_request(settings: Settings, task_id: str, success: bool, since: Since) -> Request:
-    """The task's data point once more, with its true outcome. Raises `NotFound`, `ClientError`."""
-    found: tuple[bytes, ConfidenceDataPoint] | None = None
+    """The task's data point once more, with its true outcome, for the partition where it lies: its series is counted
+    there, whatever partitioner its producer has. Raises `NotFound`, `ClientError`.
+    """
+    found: tuple[ConsumerRecord, ConfidenceDataPoint] | None = None
     needle = _needle(task_id)
     async for record in _records(settings, "data-points", since):
         if record.value is None or needle not in record.value:
@@ -129,11 +131,15 @@ async def feedback_request(settings: Settings, task_id: str, success: bool, sinc
         except Rejected:
             continue  # on the dead letters' topic by now
         if point.task_id == task_id and point.confidence > 0 and not point.feedback:
-            found = record.key or point.agent_id.encode(), point
+            found = record, point
     if found is None:
         raise NotFound(f"task {task_id}: no data point of an answer found since {since}; give an earlier since=")
-    key, point = found
-    return Request(task_id, key, pack(point.model_copy(update={"success": success, "feedback": True}).wire()))
+    record, point = found
+    key, labelled = (
+        record.key or point.agent_id.encode(),
+        point.model_copy(update={"success": success, "feedback": True}),
+    )
+    return Request(task_id, key, pack(labelled.wire()), partition=record.partition)
 
 
 def sent_again(task: dict[str, Any], new_id: str, now_ms: int) -> Request:

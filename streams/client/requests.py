@@ -49,12 +49,16 @@ class TaskOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One record to send. `key`: Kafka's; `agent`: the key is an agent's id, whose partition is worth caching."""
+    """One record to send. `key`: Kafka's; `agent`: the key is an agent's id, whose partition is worth caching.
+
+    `partition`: None lets the key decide.
+    """
 
     id: str
     key: bytes
     value: bytes
     agent: bool = False
+    partition: int | None = None
 
 
 Send = Callable[[str, Request], Awaitable[None]]

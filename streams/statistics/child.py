@@ -160,7 +160,8 @@ class StatsProcess:
 
     async def _read_status(self) -> None:
         status, body = await self.answer(STATUS)
-        self._status = orjson.loads(body) if status == 200 else {}
+        # One that does not answer is not ready; its counters stay: they would seem to begin again at 0.
+        self._status = orjson.loads(body) if status == 200 else self._status | {"ready": False}
 
     async def _keep(self) -> None:
         pause_s = PAUSE_S

@@ -23,7 +23,7 @@ def judged(rng: random.Random, count: int) -> list[ConfidenceDataPoint]:
             told = about.model_copy(update={"success": rng.random() < 0.6, "feedback": True})
             records += [told] * rng.choice((1, 1, 2))
         value = rng.betavariate(17, 3)
-        answer = point(value, True, 10.0, BASE_MS + index * 3000 - rng.randrange(20_000))
+        answer = point(value, rng.random() < 0.8, 10.0, BASE_MS + index * 3000 - rng.randrange(20_000))
         answers.append(answer.model_copy(update={"task_id": f"t{index}"}))
         records.append(answers[-1])
     return records
