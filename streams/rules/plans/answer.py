@@ -27,11 +27,14 @@ from streams.rules.plans.step_graph import StepGraph, Verdict
 
 
 class Outcome(NamedTuple):
-    """A plan's own answer. `value`: JSON, None without one. `error`: why the answers could not be combined."""
+    """A plan's own answer. `value`: JSON, None without one. `error`: why the answers could not be combined. `dropped`: it is
+    the answer of a step, which was dropped from memory.
+    """
 
     value: bytes | None = None
     confidence: float | None = None
     error: dict[str, Any] | None = None
+    dropped: bool = False
 
 
 class Voice(NamedTuple):
@@ -50,9 +53,10 @@ def outcome(graph: StepGraph, verdict: Verdict) -> Outcome:
         return _agreed(graph, good, confidences)
     if graph.blueprint.strategy in ("all", "allSettled"):
         return Outcome(None, _mean(confidences))
-    if verdict.winner is not None and graph.blueprint.strategy is not None:
-        return Outcome(_value(graph, verdict.winner), _confidence(graph, verdict.winner))
-    return Outcome(_value(graph, verdict.winner) if verdict.winner is not None else None, min(confidences))
+    if verdict.winner is None:
+        return Outcome(None, min(confidences))
+    chain = graph.blueprint.strategy is None
+    return _answer_of(graph, verdict.winner, min(confidences) if chain else _confidence(graph, verdict.winner))
 
 
 def _confidence(graph: StepGraph, index: int) -> float:
@@ -60,9 +64,9 @@ def _confidence(graph: StepGraph, index: int) -> float:
     return 1.0 if end is None or end.confidence is None else end.confidence
 
 
-def _value(graph: StepGraph, index: int) -> bytes | None:
+def _answer_of(graph: StepGraph, index: int, confidence: float) -> Outcome:
     end = graph.ends[index]
-    return None if end is None else end.value
+    return Outcome(confidence=confidence) if end is None else Outcome(end.value, confidence, dropped=end.dropped)
 
 
 def _mean(confidences: list[float]) -> float:
@@ -78,17 +82,23 @@ def _agreed(graph: StepGraph, good: list[int], confidences: list[float]) -> Outc
     how = graph.blueprint.consensus
     if how == "best":
         winner = graph.surest(good)
-        return Outcome(_value(graph, winner), _confidence(graph, winner))
+        return _answer_of(graph, winner, _confidence(graph, winner))
     voices = []
     for index, confidence in zip(good, confidences, strict=True):
         end = graph.ends[index]
         if end is None or end.dropped:
-            return _refused("too_large", f"{how}: the answers together are larger than a plan may hold")
+            return too_large(f"metadata.consensus: {how}")
         value = None if end.value is None else loads(end.value)
         voices.append(Voice(graph.blueprint.steps[index].id, value, confidence))
     if how == "vote":
         return vote(voices)
     return mean(voices) if how == "mean" else merge(voices)
+
+
+def too_large(what: str) -> Outcome:
+    """The answers needed for this one were dropped from memory."""
+    message = f"{what}: the answers together are larger than a plan may hold"
+    return Outcome(error={"code": "too_large", "message": message, "retryable": False})
 
 
 def _refused(code: str, message: str) -> Outcome:

@@ -19,7 +19,7 @@ import orjson
 
 from schemas.exact_json import dumps, loads
 from schemas.times import format_time, parse_time
-from streams.rules.plans.answer import Outcome, outcome
+from streams.rules.plans.answer import Outcome, outcome, too_large
 from streams.rules.plans.blueprint import UNBOUNDED_MS, Blueprint, InvalidPlan, Step
 from streams.rules.plans.context import context
 from streams.rules.plans.step_graph import End, Moves, StepGraph, Verdict
@@ -281,6 +281,8 @@ class PlanRun:
             return
         graph, verdict = self._nodes[path].graph, moves.verdict
         said = outcome(graph, verdict)
+        if said.dropped and path != ROOT:  # a plan's result says where the record of the step is; a pattern's cannot
+            said = too_large(f"pattern {self.step(path).task['target']!r}")
         if said.error is not None:
             verdict = graph.verdict = Verdict("failure", said.error)
         self._stop(path, actions)
