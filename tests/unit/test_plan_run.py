@@ -193,6 +193,29 @@ def test_answers_beyond_what_a_plan_may_hold_are_let_go_and_referred_to() -> Non
     validate(PlanResult, result(run))
 
 
+@pytest.mark.parametrize("how", [{"strategy": "weighted"}, {"strategy": "all", "metadata": {"consensus": "best"}}])
+def test_a_pattern_whose_answer_was_let_go_fails_rather_than_answer_nothing(how: dict[str, Any]) -> None:
+    """A plan's result refers to the record of the step; the result of a pattern has nowhere to."""
+    within = plan("a", "b", "c", **how)
+    large = "x" * (MAX_KEPT_BYTES // 2 - 10)
+    alone = run_of(within)
+    ends = [good(large, 0.7), good(large, 0.6), good(large, 0.5)]
+    found = finish(alone, {(n,): end for n, end in enumerate(ends)})
+    assert (found["status"], found["confidence"], "result" in found) == ("success", 0.7, False)
+    assert found["results"][0]["metadata"]["reference"] == {"topic": "results", "partition": 0, "offset": 7}
+
+    sure = {"name": "sure", "plan": {name: value for name, value in within.items() if name != "id"}}
+    run = run_of(plan(pattern("q", "sure"), kind="sequential"), {"sure": sure})
+    ends = [good(large, 0.7), good(large, 0.6), good(large, 0.5)]
+    found = finish(run, {(0, n): end for n, end in enumerate(ends)})
+    assert found["status"] == "failure"
+    assert found["results"][0]["error"] == {
+        "code": "too_large",
+        "message": "pattern 'sure': the answers together are larger than a plan may hold",
+        "retryable": False,
+    }
+
+
 def test_a_pattern_is_a_plan_within_the_plan() -> None:
     """Its steps have paths, its answer is its step's, and nobody is asked about it as a whole."""
     run = run_of(plan("a", pattern("b", "twice"), strategy="allSettled"), TEMPLATES)

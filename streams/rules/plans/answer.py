@@ -27,11 +27,14 @@ from streams.rules.plans.step_graph import PlanVerdict, StepGraph
 
 
 class PlanAnswer(NamedTuple):
-    """A plan's own answer. `value`: JSON, None without one. `error`: why the answers could not be combined."""
+    """A plan's own answer. `value`: JSON, None without one. `error`: why the answers could not be combined. `dropped`: it is
+    the answer of a step, which was dropped from memory.
+    """
 
     value: bytes | None = None
     confidence: float | None = None
     error: dict[str, Any] | None = None
+    dropped: bool = False
 
 
 class Voice(NamedTuple):
@@ -53,12 +56,12 @@ def outcome(graph: StepGraph, verdict: PlanVerdict) -> PlanAnswer:
     if verdict.winner is None:
         return PlanAnswer(None, min(confidences))
     confidence = graph.confidence(verdict.winner) if verdict.confidence == "winner" else min(confidences)
-    return PlanAnswer(_value(graph, verdict.winner), confidence)
+    return _answer_of(graph, verdict.winner, confidence)
 
 
-def _value(graph: StepGraph, index: int) -> bytes | None:
+def _answer_of(graph: StepGraph, index: int, confidence: float) -> PlanAnswer:
     end = graph.ends[index]
-    return None if end is None else end.value
+    return PlanAnswer(confidence=confidence) if end is None else PlanAnswer(end.value, confidence, dropped=end.dropped)
 
 
 def _mean(confidences: list[float]) -> float:
@@ -74,17 +77,23 @@ def _agreed(graph: StepGraph, good: list[int], confidences: list[float]) -> Plan
     how = graph.blueprint.consensus
     if how == "best":
         winner = graph.surest(good)
-        return PlanAnswer(_value(graph, winner), graph.confidence(winner))
+        return _answer_of(graph, winner, graph.confidence(winner))
     voices = []
     for index, confidence in zip(good, confidences, strict=True):
         end = graph.ends[index]
         if end is None or end.dropped:
-            return _refused("too_large", f"{how}: the answers together are larger than a plan may hold")
+            return too_large(f"metadata.consensus: {how}")
         value = None if end.value is None else loads(end.value)
         voices.append(Voice(graph.blueprint.steps[index].id, value, confidence))
     if how == "vote":
         return vote(voices)
     return mean(voices) if how == "mean" else merge(voices)
+
+
+def too_large(what: str) -> PlanAnswer:
+    """The answers needed for this one were dropped from memory."""
+    message = f"{what}: the answers together are larger than a plan may hold"
+    return PlanAnswer(error={"code": "too_large", "message": message, "retryable": False})
 
 
 def _refused(code: str, message: str) -> PlanAnswer:

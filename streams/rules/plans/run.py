@@ -19,7 +19,7 @@ import orjson
 
 from schemas.exact_json import dumps, loads
 from schemas.times import format_time, parse_time
-from streams.rules.plans.answer import PlanAnswer, outcome
+from streams.rules.plans.answer import PlanAnswer, outcome, too_large
 from streams.rules.plans.blueprint import UNBOUNDED_MS, Blueprint, InvalidPlan, PlanStep
 from streams.rules.plans.context import context
 from streams.rules.plans.step_graph import End, Moves, PlanVerdict, StepGraph
@@ -282,6 +282,8 @@ class PlanRun:
             return
         graph, verdict = self._nodes[path].graph, moves.verdict
         answer = outcome(graph, verdict)
+        if answer.dropped and path != ROOT:  # a plan's result says where the record of the step is; a pattern's cannot
+            answer = too_large(f"pattern {self.step(path).task['target']!r}")
         if answer.error is not None:
             verdict = graph.verdict = PlanVerdict("failure", answer.error)
         self._stop(path, actions)
