@@ -287,13 +287,13 @@ class State:
         """Whether all series of the agent have been silent for as long as this one may be. Silence is reported once for
         an agent: by the one that spoke last of those whose silence is unusual.
         """
-        mine = live.series
-        ours = [self._series[key].series for key in self._by_agent[mine.id.agent_id]]
-        heard_ms = max(series.silence.last_ms for series in ours)
-        if mine.silent_ms() + heard_ms - mine.silence.last_ms > now_ms:
-            return False
+        mine, keys = live.series, self._by_agent[live.series.id.agent_id]
         rank = mine.silence.last_ms, repr(mine.id)
-        return all((s.silence.last_ms, repr(s.id)) <= rank for s in ours if s.silent_from_ms() >= 0)
+        for series in (self._series[key].series for key in keys):
+            if (series.silence.last_ms, repr(series.id)) > rank and series.silent_from_ms() >= 0:
+                return False  # the usual end for all but one: agents may have thousands of series
+        heard_ms = max(self._series[key].series.silence.last_ms for key in keys)
+        return mine.silent_ms() + heard_ms - mine.silence.last_ms <= now_ms
 
     def archived(self, live: Live, window_id: WindowId) -> Window | None:
         """A closed window from the table."""
