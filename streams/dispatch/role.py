@@ -23,9 +23,9 @@ from schemas.partitioning import owner_partition
 from schemas.topics import INTAKE, full_name
 from schemas.wire_format import key_text
 from streams.agents.agent_statuses import AgentStatuses
+from streams.agents.agents_file import following
 from streams.agents.calibration_table import CalibrationTable
 from streams.agents.control_table import ControlTable
-from streams.agents.file import following
 from streams.agents.lease_expirer import LeaseExpirer
 from streams.agents.metrics import AgentMetrics
 from streams.agents.registration_writer import RegistrationWriter
