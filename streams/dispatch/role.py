@@ -224,9 +224,7 @@ class DispatchRole(EngineRole[DispatchHandler]):
         emit(recorder.event(kind, agent_id, {"agentId": agent_id}, self.now_ms(), tail=f"/{record.offset}"))
 
     def _rejected(self, topic: str, record: ConsumerRecord, rejected: Rejected) -> None:
-        """An invalid record on a topic that every worker follows: the worker that owns its key's partition reports
-        it.
-        """
+        """An invalid record on a topic that every worker follows: the worker that owns its key's partition reports it."""
         if not self.engine.processors or not self._here(key_text(record.key, record.headers)):
             return
         self._context.metrics.dead_letters.labels(rejected.stage).inc()
