@@ -48,9 +48,7 @@ _ROLES: dict[Party, tuple[Who, ...]] = {
 }
 """The roles that act as each party of the table; topics about agents are read by workers that dispatch."""
 _READ_TOO: dict[str, tuple[Who, ...]] = {"controls": ("plans", "schedules"), "results": WORKER, "agents": ("stats",)}
-"""The coordinator and schedules obey cancels; each worker's page finds a task's result; statistics run registered
-detectors.
-"""
+"""The coordinator and schedules obey cancels; each worker's page finds a task's result; statistics run registered detectors."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -45,9 +45,7 @@ DEAD_LETTER_BYTES = LARGE_RECORD_BYTES + 64 * 1024
 
 
 SMALL_SEGMENTS = (("segment.bytes", str(16 * 1024 * 1024)), ("segment.ms", str(HOUR_MS)))
-"""For topics that are read whole: the newest segment is never compacted, so overwritten records must get into older
-ones soon.
-"""
+"""For topics that are read whole: the newest segment is never compacted, so overwritten records must get into older ones soon."""
 
 
 class Party(StrEnum):

@@ -151,9 +151,7 @@ class EngineRole(Generic[H]):
         make_reader: Callable[[dict[str, Any], str], PartitionReader] | None = None,
         outlasting: Callable[[H], list[bytes]] = lambda _: [],
     ) -> Engine[H]:
-        """The engine over the role's partitions. Times in milliseconds; other arguments as in `EngineConfig` and
-        `Engine`.
-        """
+        """The engine over the role's partitions. Times in milliseconds; other arguments as in `EngineConfig` and `Engine`."""
         config = EngineConfig.of(
             self.settings,
             self.options,

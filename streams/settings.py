@@ -70,9 +70,7 @@ class KafkaSettings(Section):
 
 
 class DefaultLimits(Limits):
-    """`Limits` of agents without their own, in the form of settings: text and durations are parsed, names are not
-    camelCase.
-    """
+    """`Limits` of agents without their own, in the form of settings: text and durations are parsed, names are not camelCase."""
 
     model_config = ConfigDict(strict=False, extra="forbid", validate_default=True)
 

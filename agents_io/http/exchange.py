@@ -298,9 +298,7 @@ def header(response: httpx.Response, name: bytes) -> bytes:
 def status_error(
     response: httpx.Response, text: str, body: bytes = b"", peer: Peer | None = None, call: Call | None = None
 ) -> AgentError:
-    """The error of a status other than 2xx. `text`: the part of the body that may be shown; `call`: the attempt it
-    belongs to.
-    """
+    """The error of a status other than 2xx. `text`: the part of the body that may be shown; `call`: the attempt it belongs to."""
     status = response.status_code
     if 300 <= status < 400:
         text = f"this redirect is not followed: it leads to {_place(response)}"
@@ -331,9 +329,7 @@ def _place(response: httpx.Response) -> str:
 
 
 def _inflater(response: httpx.Response, good: bool, known: bool) -> Callable[[bytes, int], bytes] | None:
-    """A function that decompresses a piece of the body, to at most so many bytes; None: no compression. Raises
-    `BadResponse`.
-    """
+    """A function that decompresses a piece of the body, to at most so many bytes; None: no compression. Raises `BadResponse`."""
     encoding = header(response, b"content-encoding")
     if encoding in _PLAIN:
         return None

@@ -174,9 +174,7 @@ class _Body(httpx.AsyncByteStream):
 
 
 def with_credentials(url: yarl.URL, headers: Sequence[tuple[bytes, bytes]]) -> Sequence[tuple[bytes, bytes]]:
-    """The headers, with basic authentication if the URL has a user. Raises ValueError if the headers have other
-    credentials.
-    """
+    """The headers, with basic authentication if the URL has a user. Raises ValueError if the headers have other credentials."""
     if url.raw_user is None and url.raw_password is None:
         return headers
     if any(name.lower() == b"authorization" for name, _ in headers):

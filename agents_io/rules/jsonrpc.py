@@ -33,9 +33,7 @@ def notification(method: str, params: Any = None) -> bytes:
 
 
 def answers(message: Any, number: int) -> bool:
-    """Whether this is the response to request `number`, also with the number as text; an error without an id counts as
-    one.
-    """
+    """Whether this is the response to request `number`, also with the number as text; an error without an id counts as one."""
     if not isinstance(message, dict) or "method" in message:
         return False
     return message.get("id") in (number, str(number)) or ("error" in message and message.get("id") is None)

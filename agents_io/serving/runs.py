@@ -156,9 +156,7 @@ class Runs:
             raise failed from None
 
     def _in_thread(self, payload: Any) -> Any:
-        """The function's result. Raises only `CallFailed`: asyncio's futures accept neither StopIteration nor
-        CancelledError.
-        """
+        """The function's result. Raises only `CallFailed`: asyncio's futures accept neither StopIteration nor CancelledError."""
         try:
             return self._call(payload)
         except BaseException as error:

@@ -42,9 +42,7 @@ class ConfidenceDataPoint(Message):
 
 
 class Measure(Message):
-    """Statistics of one value over the points of a window that have it: count, sum, mean and 95th percentile (within 1
-    %).
-    """
+    """Statistics of one value over the points of a window that have it: count, sum, mean and 95th percentile (within 1 %)."""
 
     count: Count
     sum: Amount

@@ -49,9 +49,7 @@ class ChildBroker(ABC):
         return None if self._process is None else self._process.pid
 
     async def start(self) -> None:
-        """Return when the broker answers. Raises `ChildBrokerError` after `START_TRIES` tries of `start_timeout_s`
-        each.
-        """
+        """Return when the broker answers. Raises `ChildBrokerError` after `START_TRIES` tries of `start_timeout_s` each."""
         if self._process is not None:
             raise ChildBrokerError(f"{self.name} is already running")
         program = self._find()

@@ -60,9 +60,7 @@ class Fitting:
         ] = {}  # setting and value that were refused -> what is taken instead
 
     async def fit(self, shapes: Sequence[NewShape]) -> list[Refusal]:
-        """Change `config` and `adapted` of the shapes until the cluster accepts them; returns those it still
-        refuses.
-        """
+        """Change `config` and `adapted` of the shapes until the cluster accepts them; returns those it still refuses."""
         refused = await self._refusals(shapes)
         left: list[Refusal] = []
         for shape in shapes:

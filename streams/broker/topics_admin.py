@@ -140,9 +140,7 @@ async def describe(settings: Settings) -> list[TopicState]:
 
 
 async def size_limits(settings: Settings) -> dict[str, int]:
-    """Topic (short name) to the largest batch in bytes, for every existing topic. Raises `TopicsError`,
-    `KafkaError`.
-    """
+    """Topic (short name) to the largest batch in bytes, for every existing topic. Raises `TopicsError`, `KafkaError`."""
     names = [topic.name for topic in TOPICS] + list(dead_letter_topics())
     limits = {}
     for name, config in (await topic_configs(settings, names)).items():
@@ -273,9 +271,7 @@ def _remedy(error: type[BaseException]) -> str:
 
 
 async def add_partitions(admin: AIOKafkaAdminClient, changes: list[TopicChange]) -> list[TopicChange]:
-    """Add partitions, in an order in which no topic is written to before its partition exists; return what was grown
-    here.
-    """
+    """Add partitions, in an order in which no topic is written to before its partition exists; return what was grown here."""
     grown = []
     for change in sorted(changes, key=lambda change: growth_rank(change.name)):
         try:

@@ -57,9 +57,7 @@ def completed(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def filled(given: dict[str, Any], found: Found) -> dict[str, Any]:
-    """The registration completed by what was found; typed values take precedence. Raises `CommandError`: a choice is
-    missing.
-    """
+    """The registration completed by what was found; typed values take precedence. Raises `CommandError`: a choice is missing."""
     more: dict[str, Any] = {} if found.protocol == "http" else {"protocol": found.protocol}
     if found.name is not None:
         more["name"] = found.name
@@ -86,9 +84,7 @@ def filled(given: dict[str, Any], found: Found) -> dict[str, Any]:
 
 
 def _report_concurrency(limits: dict[str, Any], takes: int | None) -> None:
-    """Warn if workers would call the agent more often at once than it accepts: each call beyond is a 429 and a
-    pause.
-    """
+    """Warn if workers would call the agent more often at once than it accepts: each call beyond is a 429 and a pause."""
     from schemas.messages import Limits
 
     allowed = limits.get("maxConcurrency", Limits().max_concurrency)
@@ -100,9 +96,7 @@ def _report_concurrency(limits: dict[str, Any], takes: int | None) -> None:
 
 
 def check_tool(given: dict[str, Any]) -> None:
-    """Check that an MCP server has the tool to be registered, if it can be asked now. Raises `CommandError` if it does
-    not.
-    """
+    """Check that an MCP server has the tool to be registered, if it can be asked now. Raises `CommandError` if it does not."""
     from agents_io.errors import AgentError
     from agents_io.protocols.mcp.transport import McpTransport
     from agents_io.protocols.probing import TIMEOUT_S

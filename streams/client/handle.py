@@ -65,9 +65,7 @@ class Handle:
         return self._waiting.future
 
     async def cancel(self, reason: str | None = None) -> None:
-        """Request that the task be cancelled. Its result then has the status `cancelled`, unless it has ended
-        before.
-        """
+        """Request that the task be cancelled. Its result then has the status `cancelled`, unless it has ended before."""
         await self._cancel(self.id, reason)
 
 

@@ -53,9 +53,7 @@ WHAT = (
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """How much is sent, how fast, and when the bad agent changes (shares of what is sent). `rows`: of the data set;
-    None: all.
-    """
+    """How much is sent, how fast, and when the bad agent changes (shares of what is sent). `rows`: of the data set; None: all."""
 
     rows: int | None = None
     rounds: int = 3

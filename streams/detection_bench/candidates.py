@@ -27,9 +27,7 @@ SERIES = SeriesId("bench", "", "agent")
 
 @lru_cache(maxsize=4)
 def _draws(seed: int) -> tuple[list[int], list[float]]:
-    """Buckets of execution times, and draws for success, made beforehand: the cost measured is that of the
-    detectors.
-    """
+    """Buckets of execution times, and draws for success, made beforehand: the cost measured is that of the detectors."""
     rng = Random(seed)
     return [sketch.time_bucket(rng.lognormvariate(4, 1)) for _ in range(DRAWS)], [rng.random() for _ in range(DRAWS)]
 
@@ -111,9 +109,7 @@ def copied(detector: Any) -> Any:
 
 
 class Flagged:
-    """One of river's anomaly detectors with a threshold on its score: an alarm begins when scores begin to exceed
-    it.
-    """
+    """One of river's anomaly detectors with a threshold on its score: an alarm begins when scores begin to exceed it."""
 
     def __init__(self, detector: Any, threshold: float, features: bool = False) -> None:
         self._detector = detector
@@ -132,9 +128,7 @@ class Flagged:
 
 
 def judged(kswin: bool = True) -> list[tuple[str, Callable[[Labelled], list[Alarm]]]]:
-    """Every detector in the form `judge.py` needs: the default set, then each of river's alone; imports river. KSWIN is
-    slow.
-    """
+    """Every detector in the form `judge.py` needs: the default set, then each of river's alone; imports river. KSWIN is slow."""
     from river import anomaly, drift
 
     drifts, anomalies = cast("Any", drift), cast("Any", anomaly)  # river's constructors have no types

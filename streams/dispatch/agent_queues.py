@@ -39,9 +39,7 @@ class AgentQueues:
         leave: Callable[[TaskRun], None],
         stored: Callable[[str], GuardSnapshot | None],
     ) -> None:
-        """`leave` forgets a run whose record stays on its topic; `stored`: an agent's guard state from another
-        owner.
-        """
+        """`leave` forgets a run whose record stays on its topic; `stored`: an agent's guard state from another owner."""
         self.callers: dict[str, Caller[TaskRun]] = {}
         self._factory = factory
         self._memory = memory
@@ -81,9 +79,7 @@ class AgentQueues:
         caller.submit(run)
 
     def _enough(self, caller: Caller[TaskRun]) -> bool:
-        """Whether more tasks wait in memory than will begin soon: the agent's circuit is open, or its rate limit has no
-        turn.
-        """
+        """Whether more tasks wait in memory than will begin soon: the agent's circuit is open, or its rate limit has no turn."""
         now, queue = self._loop.time(), caller.queue
         return is_crowded(queue.waiting, queue.max_concurrency) and queue.closed_until(now) > now + CLOSED_S
 
@@ -96,9 +92,7 @@ class AgentQueues:
         return True
 
     def relocated(self, run: TaskRun) -> None:
-        """The task's record is elsewhere now. If its agent holds more than its share, its last task is left on its
-        topic.
-        """
+        """The task's record is elsewhere now. If its agent holds more than its share, its last task is left on its topic."""
         caller = self.callers.get(run.agent_id or "")
         if caller is None:
             return
@@ -121,9 +115,7 @@ class AgentQueues:
         self._fill(agent_id)
 
     def changed(self, agent_id: str, agent: AgentRegistration | None) -> None:
-        """An agent's registration changed: waiting tasks follow the new one. An unregistered idle agent is
-        forgotten.
-        """
+        """An agent's registration changed: waiting tasks follow the new one. An unregistered idle agent is forgotten."""
         caller = self.callers.get(agent_id)
         if caller is None:
             return
@@ -214,9 +206,7 @@ def _last(caller: Caller[TaskRun]) -> TaskRun | None:
 
 
 def _rests(caller: Caller[TaskRun], now: float) -> bool:
-    """Whether nothing is under way and no state is needed: the circuit closed, the window empty, all of it
-    committed.
-    """
+    """Whether nothing is under way and no state is needed: the circuit closed, the window empty, all of it committed."""
     queue = caller.queue
     if caller.running or queue.waiting or caller.changed or queue.limiter.used(now) or queue.closed_by(now) is not None:
         return False

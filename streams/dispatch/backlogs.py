@@ -115,9 +115,7 @@ class Backlogs:
         return None if queue is None else queue.tasks.first_order()
 
     def any_before(self, key: str, order: float, except_source: str) -> bool:
-        """Whether tasks of a smaller order wait for this key whose records are on another topic than
-        `except_source`.
-        """
+        """Whether tasks of a smaller order wait for this key whose records are on another topic than `except_source`."""
         queue = self._queues.get(key)
         return queue is not None and queue.tasks.any_before(order, except_source)
 
@@ -153,9 +151,7 @@ class Backlogs:
             self._start(key, queue, queue.tasks.take_tasks(wanted))
 
     def load_records(self, source: str, offsets: frozenset[int]) -> list[int]:
-        """Read back those of these records that wait here; returns their offsets, also of those being read back
-        already.
-        """
+        """Read back those of these records that wait here; returns their offsets, also of those being read back already."""
         found = [offset for offset in offsets if (source, offset) in self._on_the_way]
         for key, queue in list(self._queues.items()):
             tasks = queue.tasks.take_records(source, offsets)

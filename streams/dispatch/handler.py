@@ -65,9 +65,7 @@ class DispatchHandler:
         return self._state.guards(self.callers.values())
 
     def unblock(self, source: str, offsets: Sequence[int]) -> None:
-        """Relocate these records, which hold back the commit, to the end of `parked`: their tasks continue from
-        there.
-        """
+        """Relocate these records, which hold back the commit, to the end of `parked`: their tasks continue from there."""
         self._waiting.relocation.unblock(source, offsets)
 
     def explain(self, source: str, offset: int) -> dict[str, Any] | None:

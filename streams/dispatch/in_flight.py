@@ -97,9 +97,7 @@ class InFlightTasks:
         return run
 
     def end(self, run: TaskRun, outputs: list[Output], moved: bool) -> bool:
-        """End a record. `moved`: the task continues elsewhere, its id is still free there. False: not yet, or not
-        again.
-        """
+        """End a record. `moved`: the task continues elsewhere, its id is still free there. False: not yet, or not again."""
         if self._by_record.get((run.source, run.offset)) is not run:
             return False
         if run.token is not None:

@@ -55,9 +55,7 @@ from streams.rules.source_record import MOVED_HEADER, SourceRecord
 from streams.rules.task_records import Success
 
 LONG_WAIT_S = 1.0
-"""A task whose agent takes no call for longer than this is reported as waiting, and moves to another agent if it
-may.
-"""
+"""A task whose agent takes no call for longer than this is reported as waiting, and moves to another agent if it may."""
 
 
 class DispatchProcessor:
@@ -114,15 +112,11 @@ class DispatchProcessor:
             self._guard.run(taken, lambda: self._resume(run))
 
     def process_again(self, record: SourceRecord, waited_for: str, looked_up: bool) -> None:
-        """Process a record that waited on its topic for `waited_for`. `looked_up`: its agent was looked up when it
-        first came.
-        """
+        """Process a record that waited on its topic for `waited_for`. `looked_up`: its agent was looked up when it first came."""
         self._guard.run(record, lambda: self._decide(self._admit(record, waited_for, looked_up), looked_up))
 
     def decide_again(self, run: TaskRun, looked_up: bool = False) -> None:
-        """Decide again about a task that waited in memory. `looked_up`: the topic of agents was read to its end for
-        it.
-        """
+        """Decide again about a task that waited in memory. `looked_up`: the topic of agents was read to its end for it."""
         self._guard.run(run.record, lambda: self._decide(run, looked_up))
 
     def assign(self, run: TaskRun) -> bool:

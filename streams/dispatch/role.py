@@ -23,9 +23,9 @@ from schemas.partitioning import owner_partition
 from schemas.topics import INTAKE, full_name
 from schemas.wire_format import key_text
 from streams.agents.agent_statuses import AgentStatuses
+from streams.agents.agents_file import following
 from streams.agents.calibration_table import CalibrationTable
 from streams.agents.control_table import ControlTable
-from streams.agents.file import following
 from streams.agents.lease_expirer import LeaseExpirer
 from streams.agents.metrics import AgentMetrics
 from streams.agents.registration_writer import RegistrationWriter
@@ -224,9 +224,7 @@ class DispatchRole(EngineRole[DispatchHandler]):
         emit(recorder.event(kind, agent_id, {"agentId": agent_id}, self.now_ms(), tail=f"/{record.offset}"))
 
     def _rejected(self, topic: str, record: ConsumerRecord, rejected: Rejected) -> None:
-        """An invalid record on a topic that every worker follows: the worker that owns its key's partition reports
-        it.
-        """
+        """An invalid record on a topic that every worker follows: the worker that owns its key's partition reports it."""
         if not self.engine.processors or not self._here(key_text(record.key, record.headers)):
             return
         self._context.metrics.dead_letters.labels(rejected.stage).inc()

@@ -26,9 +26,7 @@ from streams.rules.engine.assignment_table import Row, count_of, decode_table, d
 log = structlog.get_logger(__name__)
 
 REPORT_S = 300.0
-"""How long a member reports a count that has grown. By then every leader's metadata have it, or the topics were
-recreated.
-"""
+"""How long a member reports a count that has grown. By then every leader's metadata have it, or the topics were recreated."""
 
 
 class PartitionCounts:
@@ -67,9 +65,7 @@ class AlignedAssignor(RangePartitionAssignor):  # type: ignore[misc]  # aiokafka
         """`address`: this member's address for the others, if it has one. `now`: loop time, seconds."""
         self.address = address
         self.partitions: int | None = None
-        """The number of partition numbers, as of the last assignment; None: the leader did not send it (an older
-        version).
-        """
+        """The number of partition numbers, as of the last assignment; None: the leader did not send it (an older version)."""
         self._now = now or (lambda: asyncio.get_running_loop().time())
         self._reported = 0
         self._reported_at = 0.0

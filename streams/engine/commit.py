@@ -75,9 +75,7 @@ class Committer(Protocol):
     """Makes outputs and offsets of one partition durable together."""
 
     async def start(self) -> None:
-        """After it, no earlier commit of the partition by this worker can take effect. Raises `KafkaError`,
-        `TimeoutError`.
-        """
+        """After it, no earlier commit of the partition by this worker can take effect. Raises `KafkaError`, `TimeoutError`."""
         ...
 
     def opening(self) -> AbstractContextManager[None]:

@@ -249,16 +249,12 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
     # Assignment
 
     async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
-        """Drain, commit, fence ourselves: all partitions at once, each within the drain time (assignment here is
-        eager).
-        """
+        """Drain, commit, fence ourselves: all partitions at once, each within the drain time (assignment here is eager)."""
         self.assigned.clear()
         await self._release(self.config.drain_timeout_s)
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
-        """Pause everything until its partition is open. No heartbeat is sent during this call, so tasks do the
-        opening.
-        """
+        """Pause everything until its partition is open. No heartbeat is sent during this call, so tasks do the opening."""
         if self._stopping or self._renewing:
             return
         self.consumer.pause(*assigned)
@@ -303,9 +299,7 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
         self._starting[number] = asyncio.create_task(self._open(number), name=f"open-{number}")
 
     async def _open(self, number: int) -> None:
-        """Read what is committed and hand over to the fetch loop; repeated until it works or the partition is
-        revoked.
-        """
+        """Read what is committed and hand over to the fetch loop; repeated until it works or the partition is revoked."""
         try:
             processor, heads = await self._opener.open(
                 number, lambda: self._known.get(number, {}), lambda: self._uncommitted.get(number, [])
@@ -323,9 +317,7 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
             self._uncommitted[processor.number] = self._outlasting(cast("H", processor.handler))
 
     def _restart(self, processor: PartitionProcessor, error: CommitFailed) -> None:
-        """A partition was fenced or lost its position: open it again from what is committed, unless it is no longer
-        ours.
-        """
+        """A partition was fenced or lost its position: open it again from what is committed, unless it is no longer ours."""
         self._known[processor.number] = processor.logs
         losses = self._losses.lost(processor.number, committed=bool(processor.commits), transient=error.transient)
         log.warning(

@@ -62,9 +62,7 @@ class Follower:
         from_end: bool = False,
         make_consumer: Callable[..., AIOKafkaConsumer] = AIOKafkaConsumer,
     ) -> None:
-        """`from_end`: begin with records written after the start. `make_consumer` is replaced where the broker is
-        simulated.
-        """
+        """`from_end`: begin with records written after the start. `make_consumer` is replaced where the broker is simulated."""
         self._make_consumer = make_consumer
         self._from_end = from_end
         self._options = options
@@ -142,9 +140,7 @@ class Follower:
         return logs, await epoch_ends(consumer, epochs)
 
     async def _is_another(self, consumer: AIOKafkaConsumer) -> bool:
-        """Whether a log is not the one that was read; the brokers are asked every `LOOK_S`. A missing answer is no
-        change.
-        """
+        """Whether a log is not the one that was read; the brokers are asked every `LOOK_S`. A missing answer is no change."""
         now = asyncio.get_running_loop().time()
         if now - self._looked_at < LOOK_S:
             return False

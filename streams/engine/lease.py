@@ -17,9 +17,7 @@ from aiokafka.errors import NoError, RebalanceInProgressError, UnknownMemberIdEr
 from streams.engine.membership import FENCED_INSTANCE_ID
 
 _MEMBER_CODES = (NoError.errno, RebalanceInProgressError.errno)
-"""The coordinator's answers to a member's heartbeat; the second asks it to join again, and it still owns its
-partitions.
-"""
+"""The coordinator's answers to a member's heartbeat; the second asks it to join again, and it still owns its partitions."""
 _REQUESTS = ("HeartbeatRequest", "SyncGroupRequest")
 _STRANGER_CODES = (UnknownMemberIdError.errno, FENCED_INSTANCE_ID)
 HELD_S = 3600.0

@@ -251,9 +251,7 @@ class PartitionProcessor:
         self._dirty.set()
 
     def passed(self, positions: Mapping[str, int]) -> None:
-        """The consumer's positions while nothing of this partition is on its way: transaction markers before them are
-        done.
-        """
+        """The consumer's positions while nothing of this partition is on its way: transaction markers before them are done."""
         for source, position in positions.items():
             ledger = self.ledgers[source]
             if position > ledger.next:
@@ -262,9 +260,7 @@ class PartitionProcessor:
                     self._dirty.set()
 
     def checked(self, source: str, known: KeptOffset) -> None:
-        """The log is still the one that was read. Kept with the next commit, or one of its own: the next owner must
-        know.
-        """
+        """The log is still the one that was read. Kept with the next commit, or one of its own: the next owner must know."""
         if known != self.logs[source]:
             self.logs[source] = known
             if self.kept is not None:

@@ -110,9 +110,7 @@ class SharedTransactions:
         return PartitionCommitter(self, number, consumer)
 
     async def started(self, number: int) -> None:
-        """Wait until no earlier commit of that partition can take effect any more. Raises `KafkaError`,
-        `TimeoutError`.
-        """
+        """Wait until no earlier commit of that partition can take effect any more. Raises `KafkaError`, `TimeoutError`."""
         while (ended := self._under_way.get(number)) is not None:
             await ended.wait()
         await self._ensure_started()
@@ -246,9 +244,7 @@ class SharedTransactions:
         return None
 
     async def _found_out(self, now: list[_Waiting], until: float, failed: CommitFailed) -> CommitFailed | None:
-        """The outcome of a transaction whose end was requested; None: it was committed. `failed` again: it is
-        unknown.
-        """
+        """The outcome of a transaction whose end was requested; None: it was committed. `failed` again: it is unknown."""
         moved = {
             tp: place
             for one in now

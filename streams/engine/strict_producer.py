@@ -83,9 +83,7 @@ class _Once:
 
 
 def _timed_out(answer: Any) -> bool:
-    """Whether the coordinator itself timed out waiting for what the request had begun (aiokafka repeats TxnOffsetCommit
-    then).
-    """
+    """Whether the coordinator itself timed out waiting for what the request had begun (aiokafka repeats TxnOffsetCommit then)."""
     rows = [row for topic in getattr(answer, "errors", ()) for row in topic[1]]
     codes = [getattr(answer, "error_code", 0), *(row[1] for row in rows)]
     return RequestTimedOutError.errno in codes
@@ -93,9 +91,7 @@ def _timed_out(answer: Any) -> bool:
 
 class _AddPartitions(_Once, aiokafka_sender.AddPartitionsToTxnHandler):  # type: ignore[misc]
     def handle_response(self, resp: Any) -> float | None:
-        """Seconds to wait before sending it again; None: done. aiokafka waits 20 ms for the end of the last
-        transaction.
-        """
+        """Seconds to wait before sending it again; None: done. aiokafka waits 20 ms for the end of the last transaction."""
         pause_s: float | None = super().handle_response(resp)
         return CONCURRENT_PAUSE_S if pause_s == aiokafka_sender.BACKOFF_OVERRIDE else pause_s
 
@@ -136,9 +132,7 @@ class _StrictSender(aiokafka_sender.Sender):  # type: ignore[misc]
             self._txn_manager.notify_task_waiter()
 
     def _maybe_do_transactional_request(self) -> None:
-        """Called by aiokafka in each round of its task, which ends quietly with a `ProducerFenced` and with no other
-        error.
-        """
+        """Called by aiokafka in each round of its task, which ends quietly with a `ProducerFenced` and with no other error."""
         error = self.given_up
         if error is not None:
             raise error if isinstance(error, ProducerFenced) else ProducerFenced(repr(error)) from error
@@ -226,9 +220,7 @@ class StrictProducer(AIOKafkaProducer):  # type: ignore[misc]
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.end_asked = False
-        """Whether the commit of the running transaction was requested. If not, nothing of it takes effect after an
-        error.
-        """
+        """Whether the commit of the running transaction was requested. If not, nothing of it takes effect after an error."""
         self._sender: Any = replace_sender(self, _StrictSender)
 
     async def begin_transaction(self) -> None:

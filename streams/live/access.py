@@ -73,9 +73,7 @@ class WebAccess:
         return json_answer({"required": self._given.is_set, "power": caller.power, "user": caller.user})
 
     def _identify(self, request: web.Request) -> WebCaller | web.Response:
-        """The caller, or the refusal. The proxy is checked first: it may pass on a token of the user that is not one of
-        ours.
-        """
+        """The caller, or the refusal. The proxy is checked first: it may pass on a token of the user that is not one of ours."""
         if not self._given.is_set:
             return EVERYBODY
         if self._given.proxy_header is not None:

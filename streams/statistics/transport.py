@@ -292,9 +292,7 @@ class LedgerConsumer(driver.Consumer):
         }
 
     def holds_partitions(self, since: float) -> bool:
-        """Whether, by the group's last answer, no other worker can have owned the partitions since then (monotonic
-        seconds).
-        """
+        """Whether, by the group's last answer, no other worker can have owned the partitions since then (monotonic seconds)."""
         return self._lost_at < since and self._lease.holds(now())
 
     async def confirm_ownership(self) -> bool:

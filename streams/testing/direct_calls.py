@@ -48,9 +48,7 @@ class DirectCalls:
         self.calls: list[DirectCall] = []
 
     def add(self, agent: Any) -> dict[str, Any]:
-        """Add an agent, replacing one with its id; returns its registration. Raises `TypeError`: it cannot be called
-        here.
-        """
+        """Add an agent, replacing one with its id; returns its registration. Raises `TypeError`: it cannot be called here."""
         if isinstance(agent, FakeAgent):
             self._agents[agent.id] = deque(agent.steps)
             self._left.pop(agent.id, None)

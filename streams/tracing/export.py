@@ -82,9 +82,7 @@ def _kindly(work: Any) -> None:
 
 
 def provider(settings: Settings, environ: Mapping[str, str] | None = None) -> Provider | None:
-    """The provider that the environment asks for. Call it in the process that makes the spans: threads do not survive a
-    fork.
-    """
+    """The provider that the environment asks for. Call it in the process that makes the spans: threads do not survive a fork."""
     try:
         want = wanted(os.environ if environ is None else environ)
     except BadOtel as error:

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from streams.agents.file import AgentsFile, following
+from streams.agents.agents_file import AgentsFile, following
 from streams.agents.registration_writer import RegistrationWriter
 from streams.agents.table import AgentTable
 from streams.broker.client import read_all, send_keyed
@@ -69,7 +69,7 @@ async def writer(settings: Settings, table: AgentTable) -> AsyncIterator[Registr
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look often."""
-    monkeypatch.setattr("streams.agents.file.LOOK_S", 0.05)
+    monkeypatch.setattr("streams.agents.agents_file.LOOK_S", 0.05)
 
 
 def write(path: Path, text: str | None) -> None:

@@ -101,9 +101,7 @@ class WaitingItems(Generic[T]):
         return _top(self._delayed)
 
     def take_delayed(self, now: float) -> QueueEntry[T] | None:
-        """Take out the entry with the earliest `not_before` if that has come. The caller puts it among the ready
-        ones.
-        """
+        """Take out the entry with the earliest `not_before` if that has come. The caller puts it among the ready ones."""
         entry = _top(self._delayed)
         if entry is None or entry.not_before > now:
             return None

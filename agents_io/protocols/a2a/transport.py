@@ -260,9 +260,7 @@ class A2aTransport:
             raise ServerError("the agent's stream ended before its task did") from None
 
     async def _orphaned(self, peer: A2aAgent, interface: Interface, task_id: str, call: Call) -> Answer:
-        """Wait for the end of a task whose stream ended first; if it does not come soon, the agent no longer works on
-        it.
-        """
+        """Wait for the end of a task whose stream ended first; if it does not come soon, the agent no longer works on it."""
         try:
             for _ in range(ORPHAN_LOOKS):
                 found = self._read(peer, interface, await self._ask(peer, interface, "get", {"id": task_id}))
@@ -365,9 +363,7 @@ class A2aTransport:
         raise first or BadResponse("the agent has no card")
 
     async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
-        """The agent serves a usable card in time; with `metadata.a2aVersion` it only has to answer. Raises
-        `AgentError`.
-        """
+        """The agent serves a usable card in time; with `metadata.a2aVersion` it only has to answer. Raises `AgentError`."""
         peer = self._agents.get(agent)
         try:
             await within(timeout_s, lambda: self._check(peer))
@@ -375,9 +371,7 @@ class A2aTransport:
             raise BadResponse(error.message) from None
 
     async def _check(self, peer: A2aAgent) -> None:
-        """Cards are public, calls are not: the agent must answer a request for an unknown task, and not by 401 or
-        403.
-        """
+        """Cards are public, calls are not: the agent must answer a request for an unknown task, and not by 401 or 403."""
         if peer.fixed is None:
             peer.learn(await self.card(peer, peer.binding), asyncio.get_running_loop().time())
         try:

@@ -72,9 +72,7 @@ class KafkaTransport:
         self._best_effort = BestEffortRequests()
 
     async def call(self, agent: AgentRegistration, call: Call) -> Answer:
-        """One attempt. Raises `AgentError`. Cancelling it stops waiting, and informs agents with
-        `metadata.cancelRecords`.
-        """
+        """One attempt. Raises `AgentError`. Cancelling it stops waiting, and informs agents with `metadata.cancelRecords`."""
         if not call.timeout_s > 0:
             raise Expired("no time is left for a call")
         peer = self._agents.get(agent)

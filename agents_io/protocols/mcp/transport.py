@@ -32,9 +32,7 @@ _SESSION = b"mcp-session-id"
 
 
 class _SessionGone(Exception):
-    """The server does not know the session and has run nothing. `error`: what to raise if another session does not
-    help.
-    """
+    """The server does not know the session and has run nothing. `error`: what to raise if another session does not help."""
 
     def __init__(self, error: AgentError) -> None:
         super().__init__(error.message)

@@ -59,9 +59,7 @@ class OpenAiTransport:
         self._models = PerAgent(_Model)
 
     async def call(self, agent: AgentRegistration, call: Call) -> Answer:
-        """One attempt. Raises `AgentError`. Cancelling it closes the connection, which makes servers stop
-        generating.
-        """
+        """One attempt. Raises `AgentError`. Cancelling it closes the connection, which makes servers stop generating."""
         return await within(call.timeout_s, lambda: self._attempt(agent, call))
 
     async def _attempt(self, agent: AgentRegistration, call: Call) -> Answer:
@@ -101,9 +99,7 @@ class OpenAiTransport:
         raise error or status_error(response, shown_body(model, body), body, model, call)
 
     async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
-        """`GET {endpoint}/models` answers 2xx in time. Raises `AgentError`; `Unsupported`: the registration cannot
-        work.
-        """
+        """`GET {endpoint}/models` answers 2xx in time. Raises `AgentError`; `Unsupported`: the registration cannot work."""
         model = self._models.get(agent)
         await self._http.check_health(model, model.get(model.models), model.get(model.completions), timeout_s)
 

@@ -92,9 +92,7 @@ def _host_of(peer: str) -> str:
 
 
 def to_wire(agent: AgentRegistration) -> pb.AgentRegistration:
-    """A registration as the registry returns it; endpoints of other protocols keep their scheme. The lease's id is left
-    out.
-    """
+    """A registration as the registry returns it; endpoints of other protocols keep their scheme. The lease's id is left out."""
     metadata = agent.metadata or {}
     message = pb.AgentRegistration(
         id=agent.id,

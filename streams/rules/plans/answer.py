@@ -104,7 +104,7 @@ def vote(voices: list[Voice]) -> PlanAnswer:
     """The majority, each vote weighted by its confidence.
 
     >>> vote([Voice("a", "x", 0.9), Voice("b", "y", 0.95), Voice("c", "x", 0.3)])
-    PlanAnswer(value=b'"x"', confidence=0.4, error=None)
+    PlanAnswer(value=b'"x"', confidence=0.4, error=None, dropped=False)
     """
     weights: dict[bytes, list[float]] = {}
     for voice in voices:
@@ -118,7 +118,7 @@ def mean(voices: list[Voice]) -> PlanAnswer:
     """The mean of numbers, weighted by confidence; equally if every confidence is 0.
 
     >>> mean([Voice("a", 10, 0.75), Voice("b", 20, 0.25)])
-    PlanAnswer(value=b'12.5', confidence=0.5, error=None)
+    PlanAnswer(value=b'12.5', confidence=0.5, error=None, dropped=False)
     """
     for voice in voices:
         if isinstance(voice.value, bool) or not isinstance(voice.value, (int, float)):

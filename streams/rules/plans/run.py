@@ -121,9 +121,7 @@ class PlanRun:
         return self._work(deque(), ROOT, self.graph.begin(), self.accepted_ms)
 
     def ended(self, path: Path, end: End, now_ms: int, cancelled: str | None = None) -> list[Action]:
-        """The end of a step whose task was sent, or could not be. `cancelled`: the reason of a request to cancel the
-        plan.
-        """
+        """The end of a step whose task was sent, or could not be. `cancelled`: the reason of a request to cancel the plan."""
         node = self._nodes.get(path[:-1]) if path else None
         if self.over or node is None or path in self._nodes or path[-1] >= len(node.graph.ends):
             return []
@@ -240,9 +238,7 @@ class PlanRun:
         now_ms: int,
         cancelled: str | None = None,
     ) -> list[Action]:
-        """Process until nothing more follows. `todo`: steps to start (None) or that ended; a queue, since plans can be
-        deep.
-        """
+        """Process until nothing more follows. `todo`: steps to start (None) or that ended; a queue, since plans can be deep."""
         actions: list[Action] = []
         if path is not None and moves is not None:
             self._follow(path, moves, todo, actions, now_ms)

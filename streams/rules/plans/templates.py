@@ -62,9 +62,7 @@ def read_plan(data: Any) -> Blueprint:
 
 
 def used(plan: Blueprint, templates: Templates, max_depth: int = MAX_DEPTH) -> dict[str, Template]:
-    """The templates a plan needs, to be kept with it. Raises `InvalidPlan`: a cycle, too deep, too many steps in
-    all.
-    """
+    """The templates a plan needs, to be kept with it. Raises `InvalidPlan`: a cycle, too deep, too many steps in all."""
     found: dict[str, Template] = {}
     total = _count([step.task for step in plan.steps], templates, found, (), max_depth)
     if total > MAX_STEPS:

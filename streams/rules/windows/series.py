@@ -161,9 +161,7 @@ class Series:
         return -1 if self.detectors is None else self.silence.due_ms(self.detectors.limits.silent_after_ms)
 
     def fall_silent(self) -> None:
-        """The caller's clock has passed `silent_ms`, and no other series of the agent had a point since this one
-        did.
-        """
+        """The caller's clock has passed `silent_ms`, and no other series of the agent had a point since this one did."""
         detectors, pace = self.detectors, self.silence
         since = self.silent_ms()
         if detectors is None or since < 0:

@@ -144,9 +144,7 @@ class Session:
         return request_id
 
     def settle(self, request_id: str) -> bool:
-        """An answer came. True if its request is open, and closes it; else the answer is counted and must be
-        ignored.
-        """
+        """An answer came. True if its request is open, and closes it; else the answer is counted and must be ignored."""
         if self._open.pop(request_id, None) is not None:
             self.counters.answered += 1
             return True

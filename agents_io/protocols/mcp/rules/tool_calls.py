@@ -60,9 +60,7 @@ class ToolCall:
         self.path: Path | None = None if path is None else compile_path("argumentsPath", path)
 
     def arguments(self, payload: Any) -> dict[str, Any]:
-        """The payload, or the part that `metadata.argumentsPath` selects; a value that is not an object becomes
-        `input`.
-        """
+        """The payload, or the part that `metadata.argumentsPath` selects; a value that is not an object becomes `input`."""
         if self.path is not None:
             try:
                 payload = search(self.path, payload, "argumentsPath")
