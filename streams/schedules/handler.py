@@ -209,13 +209,15 @@ class ScheduleHandler:
             try:
                 await self._sleep()
                 await self._release_due()
+                continue
             except (KafkaError, TimeoutError) as error:
                 log.warning("due tasks could not be read; trying again", partition=self._partition.number,
                             error=repr(error))  # fmt: skip
-                await asyncio.sleep(RETRY_S)
             except Exception:
                 log.exception("unexpected error while releasing tasks", partition=self._partition.number)
-                await asyncio.sleep(RETRY_S)
+            if self._pending:  # the tasks of schedules wait for none of these
+                self._partition.touch()
+            await asyncio.sleep(RETRY_S)
 
     async def _sleep(self) -> None:
         """Sleep until a task is due, or may have been cancelled."""

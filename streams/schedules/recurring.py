@@ -26,6 +26,8 @@ log = structlog.get_logger(__name__)
 
 MAX_AT_ONCE = 500
 """Tasks of one schedule in one transaction; once all schedules together have made as many, the others wait."""
+MAX_BYTES_AT_ONCE = 16 * 1024 * 1024
+"""The same for the bytes of tasks."""
 RETRY_MS = 60_000
 """Pause of one schedule after a fault of the worker's own code."""
 
@@ -122,9 +124,10 @@ class RecurringTasks:
 
     def _last_tasks(self, name: str, until_ms: int) -> list[Output]:
         """Tasks of a changed schedule whose times were before the change: they count as before."""
-        active = self._active.get(name)
-        is_due = active is not None and active.next_ms is not None and active.next_ms <= until_ms
-        return self._fire(name, active, until_ms) if active is not None and is_due else []
+        active, outputs = self._active.get(name), list[Output]()
+        while active is not None and active.next_ms is not None and active.next_ms <= until_ms:
+            outputs += self._fire(name, active, until_ms)
+        return outputs
 
     def _put(self, record: SourceRecord, now_ms: int) -> None:
         schedule = decode(Schedule, record.value, record.headers)
@@ -156,13 +159,17 @@ class RecurringTasks:
     def fire(self, now_ms: int) -> list[Output]:
         """The tasks of times that have come, with their state: the earliest schedules first.
 
-        It stops after `MAX_AT_ONCE` tasks; `next_due_ms` is then still due, and the next call continues.
+        It stops after `MAX_AT_ONCE` tasks or `MAX_BYTES_AT_ONCE`; `next_due_ms` is then still due, and the next call
+        continues.
         """
         due = [(each.next_ms, name) for name, each in self._active.items() if each.next_ms is not None]
         outputs: list[Output] = []
+        size = 0
         for _, name in sorted(each for each in due if each[0] <= now_ms):
-            outputs += self._fire(name, self._active[name], now_ms)
-            if len(outputs) >= MAX_AT_ONCE:
+            made = self._fire(name, self._active[name], now_ms)
+            outputs += made
+            size += sum(output.size for output in made)
+            if len(outputs) >= MAX_AT_ONCE or size >= MAX_BYTES_AT_ONCE:
                 break
         return outputs
 
@@ -178,12 +185,18 @@ class RecurringTasks:
     def _make(self, name: str, active: _Active, now_ms: int) -> list[Output]:
         recorder, metrics = self._parts.recorder, self._parts.metrics
         times = due_times(active.after, active.since_ms, now_ms, active.schedule.catch_up)
-        whole = len(times) <= MAX_AT_ONCE
-        times = times[:MAX_AT_ONCE]
+        outputs: list[Output] = []
+        size = 0
+        for at_ms in times[:MAX_AT_ONCE]:
+            if size >= MAX_BYTES_AT_ONCE:
+                break
+            outputs.append(recorder.firing(active.schedule, at_ms, now_ms))
+            size += outputs[-1].size
+        whole = len(outputs) == len(times)
+        times = times[: len(outputs)]
         # Later times than the last one may be missed, but none was passed over: the next look begins where this one ended.
         since_ms = now_ms if whole else times[-1]
         next_ms = active.after(since_ms)
-        outputs = [recorder.firing(active.schedule, at_ms, now_ms) for at_ms in times]
         outputs.append(recorder.fired(name, since_ms, self._number, now_ms))
         if not times:
             log.warning("a schedule missed its times", schedule=name, since=format_time(active.since_ms))

@@ -152,6 +152,20 @@ async def test_a_broker_that_is_away_delays_a_release_and_loses_none() -> None:
     s.handler.close()
 
 
+async def test_schedules_go_on_while_waiting_tasks_cannot_be_read() -> None:
+    """Their partition has no leader, or the registry of a schema is away: what schedules made is committed."""
+    s = Scheduling()
+    s.schedule("s", everyMs=10_000)
+    s.read_errors += [TimeoutError()] * 100
+    s.take(0, "t", 1.0)
+    await asyncio.sleep(52)
+    assert sum(output.topic == "tasks" for output in s.partition.committed) == 5
+    assert s.released() == []
+    await asyncio.sleep(100)
+    assert s.released() == ["t"]
+    s.handler.close()
+
+
 async def test_a_record_that_is_gone_is_reported() -> None:
     """And the others are released."""
     s = Scheduling()

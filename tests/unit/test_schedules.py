@@ -136,6 +136,24 @@ async def test_many_schedules_of_one_time_are_made_in_portions(monkeypatch: pyte
     s.handler.close()
 
 
+async def test_large_tasks_of_missed_times_are_made_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of many schedules: a transaction of hundreds of them, of a megabyte each, is more than a worker can hold."""
+    monkeypatch.setattr(recurring, "MAX_BYTES_AT_ONCE", 20_000)
+    old = Scheduling()
+    begun_ms, names = old.wall_ms(), [f"s{number}" for number in range(6)]
+    task = {"type": "agent", "target": "a1", "payload": "x" * 9000}
+    for name in names:
+        old.schedule(name, task=task, everyMs=1000, catchUp="all")
+    old.handler.close()
+    await asyncio.sleep(30)
+    s = Scheduling(schedules=old.schedules, head=len(names))
+    await asyncio.sleep(3)
+    for name in names:
+        assert times_of(s, name) == grid(begun_ms, s.wall_ms(), 1000)
+    assert 3 <= max(s.partition.batches) <= 7
+    s.handler.close()
+
+
 async def test_a_fault_in_one_schedule_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its times are made later, also if it is changed meanwhile."""
     make, broken = ScheduleRecorder.firing, {"bad", "changed"}
@@ -217,6 +235,23 @@ async def test_times_before_a_change_count_as_the_schedule_was() -> None:
     assert [parse_time(name.partition("@")[2]) for name in made] == grid(begun_ms, changed_ms)
     await asyncio.sleep(30)
     assert times_of(s) == [] or min(times_of(s)) >= changed_ms
+    s.handler.close()
+
+
+async def test_all_missed_times_before_a_change_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if they are more than one portion."""
+    monkeypatch.setattr(recurring, "MAX_AT_ONCE", 7)
+    old = Scheduling()
+    begun_ms = old.wall_ms()
+    old.schedule("s", everyMs=1000, catchUp="all")
+    old.handler.close()
+    await asyncio.sleep(100)
+    changed_ms = old.wall_ms()
+    old.record_schedule("s", everyMs=3_600_000)
+    s = Scheduling(schedules=old.schedules, head=1)
+    s.handler.process("schedules", s.schedules[1])
+    made = [loads(o.value or b"")["id"] for _, _, outputs in s.partition.ended for o in outputs if o.topic == "tasks"]
+    assert [parse_time(name.partition("@")[2]) for name in made] == grid(begun_ms, changed_ms, 1000)
     s.handler.close()
 
 
