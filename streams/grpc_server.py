@@ -16,6 +16,10 @@ MIN_MESSAGE_BYTES = 16 * 1024 * 1024
 is refused.
 """
 STOP_GRACE_S = 1.0
+KEEPALIVE = (("grpc.keepalive_time_ms", 30_000), ("grpc.http2.ping_timeout_ms", 10_000))
+"""Detects connections that disappeared silently. A ping without an answer counts for a minute by default, whatever
+`keepalive_timeout_ms` is.
+"""
 
 
 class PortTaken(Exception):
@@ -77,9 +81,7 @@ class GrpcServer:
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", self._max_message_bytes),
             ("grpc.max_send_message_length", -1),
-            # Detects connections that disappeared silently.
-            ("grpc.keepalive_time_ms", 30_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
+            *KEEPALIVE,
             ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
             ("grpc.keepalive_permit_without_calls", 1),
         ]

@@ -225,10 +225,12 @@ async def test_every_spelling_of_how_long_to_wait(
         (("json_schema",), 400, "This response_format type is unavailable now"),
         (("json_schema", "json_object"), 400, "'response_format' is not supported by this model"),
         (("json_schema",), 422, '{"detail":[{"loc":["body","response_format","type"]}]}'),
+        (("json_schema",), 400, "Unknown name \"additionalProperties\" at 'generation_config.response_schema'"),
+        (("json_schema",), 400, "failed to parse grammar"),
     ],
 )
 async def test_a_format_that_is_refused_is_not_asked_for_again(refused: Any, status: int, words: str) -> None:
-    """DeepSeek, LM Studio, older vLLM: the next simpler one, remembered; one that was chosen is named in the error."""
+    """DeepSeek, LM Studio, older vLLM, Gemini: the next simpler one, remembered; one that was chosen is named in the error."""
     forms: list[str | None] = []
 
     async def handler(request: web.Request) -> web.StreamResponse:

@@ -15,7 +15,7 @@ from agents_io.errors import AgentError, CallTimeout, ConnectionFailed, Internal
 from agents_io.fakes.steps import answer, compute, hang
 from agents_io.grpc.services import method
 from agents_io.protocols.gateway.fake import GatewayFakeAgent
-from agents_io.protocols.gateway.relay import SERVICE, RelayService, Route
+from agents_io.protocols.gateway.relay import KEEPALIVE, SERVICE, RelayService, Route
 from agents_io.protocols.gateway.rules.session import SessionConfig
 from agents_io.protocols.gateway.stream import NotHere, Stream
 from agents_io.protocols.gateway.transport import HopLost
@@ -26,6 +26,7 @@ from schemas.pb import gateway_pb2
 from schemas.pb.gateway_pb2 import AgentHeartbeat, AgentHello, AgentToControlPlane, TaskRequest, TaskResult
 from tests.support.gateways import Book, Node, node
 from tests.support.health import is_well
+from tests.support.link import linked
 from tests.support.wait import until
 
 QUICK = SessionConfig(missed=3, min_interval_s=0.05)
@@ -393,6 +394,23 @@ async def test_a_worker_that_is_frozen_is_no_fault_of_the_agents(monkeypatch: py
         monkeypatch.setattr(other.gateway, "ask", frozen)
         with pytest.raises(HopLost, match="did not answer"):
             await call(home, "t2", timeout_s=0.2)
+
+
+async def test_a_call_over_a_worker_that_disappeared_ends_before_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its machine is gone: nothing ends the connection. Not the agent's fault."""
+    quick = tuple((name, value // 10) for name, value in KEEPALIVE)
+    monkeypatch.setattr("agents_io.protocols.gateway.relay.KEEPALIVE", quick)
+    book = Book()
+    async with node(book, "home") as home, node(book, "other") as other, linked(other.address) as (link, address):
+        other.registrar.address = address
+        async with GatewayFakeAgent("a", hang(), gateways=[other.address]) as agent:
+            calls = begun(home, 1, timeout_s=60.0)
+            await until(lambda: agent.in_flight == 1)
+            await asyncio.sleep(2.5)  # pings that were answered must not hold up the next
+            link.dead = True
+            async with asyncio.timeout(20):
+                [end] = await ends(*calls)
+            assert isinstance(end, HopLost)
 
 
 async def test_another_worker_at_the_same_address_is_not_mistaken_for_the_one_meant() -> None:

@@ -50,7 +50,12 @@ SURPLUS_S = 0.5
 """How much longer than the call itself the hop may last: the holder's answer should come first."""
 NOT_SHOWN = "gateway.relay_token: missing or wrong"
 _SILENT = "the agent did not answer in time"
-_KEEPALIVE = (("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 5_000))
+KEEPALIVE = (
+    ("grpc.keepalive_time_ms", 10_000),
+    # Without these gRPC waits a minute for the answer to a ping, and a minute between pings of a call without data.
+    ("grpc.http2.ping_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
 """A worker whose machine disappeared silently ends its calls within seconds, not at their deadlines."""
 _HOP_LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 _UNTRUSTED = ("handshake failed", "verification check failed")
@@ -146,7 +151,7 @@ class RelayClient:
         self._credentials: grpc.ChannelCredentials | None = None
         self._said = ""
         named = () if name is None else (("grpc.ssl_target_name_override", name),)
-        self._channels = Channels(max_message_bytes=MAX_MESSAGE_BYTES, options=(*_KEEPALIVE, *named))
+        self._channels = Channels(max_message_bytes=MAX_MESSAGE_BYTES, options=(*KEEPALIVE, *named))
 
     async def ask(self, route: Route, agent_id: str, request: TaskRequest, timeout_s: float) -> AgentToControlPlane:
         """One call. Raises `NotHere`, `TooMany`, `StreamLost`, `TimeoutError`, `AgentError`; cancelling it reaches the agent."""

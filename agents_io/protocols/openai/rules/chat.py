@@ -262,7 +262,8 @@ def refuses_form(status: int, body: bytes) -> bool:
     return any(
         word in low
         for word in (
-            b"response_format", b"response format", b"text.format", b"json_schema", b"json schema", b"structured output"
+            b"response_format", b"response format", b"text.format", b"json_schema", b"json schema",
+            b"structured output", b"response_schema", b"parse grammar",
         )
     )  # fmt: skip
 
