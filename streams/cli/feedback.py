@@ -7,7 +7,7 @@ under the same key, so it comes after the first one. Reporting the same twice ch
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -43,29 +43,16 @@ def feedback(
 
 
 async def _feedback(settings: Settings, task_id: str, success: bool, form: Format) -> None:
-    from schemas.codec import Rejected, decode, pack
-    from schemas.messages import ConfidenceDataPoint
-    from streams.broker.client import read_all, send_keyed
+    from schemas.exact_json import loads
+    from streams.broker.client import send_keyed
+    from streams.client.errors import NotFound
+    from streams.client.history import feedback_request
 
-    found: tuple[bytes | None, ConfidenceDataPoint] | None = None
-    async for record in read_all(settings, "data-points"):
-        if record.value is None:
-            continue
-        try:
-            point = decode(ConfidenceDataPoint, record.value, record.headers)
-        except Rejected:
-            continue  # it became a dead letter of the statistics
-        if point.task_id == task_id and point.confidence > 0 and not point.feedback:
-            found = record.key, point
-    if found is None:
-        raise CommandError(f"task {task_id}: no data point of an answer found", NOT_FOUND)
-    key, point = found
-    labelled = point.model_copy(update={"success": success, "feedback": True})
-    await send_keyed(settings, "data-points", [(key, pack(labelled.wire()))])
-    row: dict[str, Any] = {
-        "taskId": task_id,
-        "agentId": point.agent_id,
-        "confidence": point.confidence,
-        "success": success,
-    }
+    try:
+        request = await feedback_request(settings, task_id, success, since=0)
+    except NotFound:
+        raise CommandError(f"task {task_id}: no data point of an answer found", NOT_FOUND) from None
+    await send_keyed(settings, "data-points", [(request.key, request.value)])
+    point = loads(request.value)
+    row = {"taskId": task_id, "agentId": point["agentId"], "confidence": point["confidence"], "success": success}
     rows_as(form, [row], tuple(row))

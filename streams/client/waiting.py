@@ -16,9 +16,9 @@ from weakref import WeakValueDictionary
 from aiokafka.structs import ConsumerRecord
 
 from schemas.codec import Headers, Rejected
+from streams.broker.topic_feed import TopicFeed
 from streams.client.connection import kafka_errors
 from streams.client.errors import ClientError
-from streams.client.feed import Feed
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class ResultReader(Generic[R]):
     def __init__(self, settings: Settings, topic: str, read: Callable[[bytes | None, Headers], R]) -> None:
         self.delivered = 0
         self._settings = settings
-        self._feed = Feed(settings, topic)
+        self._feed = TopicFeed(settings, topic)
         self._read = read
         self._waiting: WeakValueDictionary[bytes, Waiting[R]] = WeakValueDictionary()
         self._starting = asyncio.Lock()

@@ -39,9 +39,9 @@ from streams import (
 )
 from streams.broker.embedded import EmbeddedBroker
 from streams.broker.processes import free_port
+from streams.broker.topic_feed import TopicFeed
 from streams.broker.topics_admin import apply
 from streams.client.connection import workers_present
-from streams.client.feed import Feed
 from streams.client.history import FIRST_LOOK_S
 from streams.client.waiting import Waiting
 from streams.settings import Settings
@@ -309,7 +309,7 @@ async def test_a_slow_agent_is_no_missing_worker(p: Pipeline) -> None:
 
 async def test_a_feed_begins_behind_the_last_record_and_survives_a_broken_consumer(p: Pipeline) -> None:
     await p.client.run("echo", {"n": 1})
-    feed = Feed(p.settings, "results")
+    feed = TopicFeed(p.settings, "results")
     await feed.open()
     try:
         assert await feed.poll() == []
