@@ -27,12 +27,12 @@ class BestEffortRequests:
         self._max = max_under_way
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def say(self, what: str, words: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    def start(self, what: str, request: Callable[[], Coroutine[Any, Any, object]]) -> None:
         """Start a request; drop it if too many are under way."""
         if len(self._tasks) >= self._max:
             log.debug("request dropped, too many in flight", what=what)
             return
-        task = asyncio.create_task(self._run(what, words), name=f"last-words-{what}")
+        task = asyncio.create_task(self._run(what, request), name=f"best-effort-{what}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -46,9 +46,9 @@ class BestEffortRequests:
         if late:
             await asyncio.wait(late)
 
-    async def _run(self, what: str, words: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    async def _run(self, what: str, request: Callable[[], Coroutine[Any, Any, object]]) -> None:
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                await words()
+                await request()
         except Exception as error:  # no caller waits for it, and the agent will notice by itself
             log.debug("a best-effort request failed", what=what, error=repr(error))

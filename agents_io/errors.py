@@ -9,7 +9,6 @@ AgentError                code            retryable  counts_against_agent
   BadResponse             bad_response    yes        yes      (not JSON, no confidence, confidence not in [0, 1])
   Refused                 refused         no         no       (the agent, or a function, declines this task)
   AnswerTooLarge          too_large       no         yes
-  CircuitOpen             circuit_open    yes        no       (no call was made)
   NoAgent                 no_agent        yes        no       (no call was made)
   Cancelled               cancelled       no         no
   Expired                 expired         no         no       (the deadline passed before a call; no call was made)
@@ -87,7 +86,7 @@ class ClientError(AgentError):
 
 
 class RateLimited(AgentError):
-    """The agent answered 429, or the local limit leaves no turn before the deadline."""
+    """The agent answered 429."""
 
     code = "rate_limited"
 
@@ -112,12 +111,6 @@ class Refused(AgentError):
 
     code = "refused"
     retryable = False
-
-
-class CircuitOpen(AgentError):
-    """The agent's circuit is open beyond the task's deadline."""
-
-    code = "circuit_open"
 
 
 class NoAgent(AgentError):

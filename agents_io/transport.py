@@ -65,9 +65,7 @@ class Transport(Protocol):
         """
         ...
 
-    async def close(self) -> None:
-        """Release every connection."""
-        ...
+    async def close(self) -> None: ...
 
 
 def header_text(text: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from schemas.topics import DEFAULT_PREFIX, TOPICS, full_name
+from schemas.topics import DEFAULT_PREFIX, TOPICS, Party, full_name
 
 Resource = Literal["topic", "group", "transactional-id"]
 Operation = Literal["Read", "Write", "Create", "Alter", "Describe", "DescribeConfigs"]
@@ -35,20 +35,18 @@ CHANGELOG = "stats-changelog"
 _ORDER: tuple[Resource, ...] = ("topic", "group", "transactional-id")
 _MADE_HERE: tuple[Operation, ...] = ("Read", "Write", "Create")
 _ADMIN: tuple[Operation, ...] = ("Create", "Alter", "DescribeConfigs")
-_ROLES: dict[str, tuple[Who, ...]] = {
-    "dispatch": ("dispatch",),
-    "plan coordinator": ("plans",),
-    "coordinator": ("plans",),
-    "schedules": ("schedules",),
-    "stats": ("stats",),
-    "registry": ("dispatch",),
-    "workers": ("dispatch",),
-    "every worker": ("dispatch",),
-    "live page": WORKER,
-    "all": WORKER,
-    "users": (),
+_ROLES: dict[Party, tuple[Who, ...]] = {
+    Party.USERS: (),
+    Party.DISPATCH: ("dispatch",),
+    Party.PLANS: ("plans",),
+    Party.SCHEDULES: ("schedules",),
+    Party.STATS: ("stats",),
+    Party.REGISTRY: ("dispatch",),
+    Party.EVERY_WORKER: ("dispatch",),
+    Party.LIVE_PAGE: WORKER,
+    Party.EVERY_ROLE: WORKER,
 }
-"""The words in the table's columns; topics about agents are read by workers that dispatch."""
+"""The roles that act as each party of the table; topics about agents are read by workers that dispatch."""
 _READ_TOO: dict[str, tuple[Who, ...]] = {"controls": ("plans", "schedules"), "results": WORKER, "agents": ("stats",)}
 """The coordinator and schedules obey cancels; each worker's page finds a task's result; statistics run registered
 detectors.
@@ -155,8 +153,8 @@ def _worker(role: Who, prefix: str, app_id: str, agent_topics: Sequence[str]) ->
         yield from (Grant("topic", name, "Write") for name in agent_topics)
 
 
-def _roles(column: str) -> set[Who]:
-    return {role for word in column.split(", ") for role in _ROLES[word]}
+def _roles(parties: Iterable[Party]) -> set[Who]:
+    return {role for party in parties for role in _ROLES[party]}
 
 
 def _outside(who: Who, prefix: str) -> Iterator[Grant]:

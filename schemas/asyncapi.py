@@ -116,7 +116,7 @@ def _messages_on(topic: Topic) -> list[str]:
 
 
 def _channel(topic: Topic, prefix: str, cluster: Cluster) -> Json:
-    text = f"Key: {topic.key}. Written by {topic.written_by}; read by {topic.read_by}."
+    text = f"Key: {topic.key}. Written by {', '.join(topic.written_by)}; read by {', '.join(topic.read_by)}."
     partitions = topic.partitions or cluster.partitions
     return _channel_of(topic.name, text, _messages_on(topic), partitions, topic.config(), prefix, cluster)
 

@@ -8,6 +8,7 @@ before that.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from schemas.messages import (
     AgentCalibration,
@@ -49,6 +50,20 @@ ones soon.
 """
 
 
+class Party(StrEnum):
+    """Who writes or reads a topic; the value is the word for documents. `access.py` knows which roles a party stands for."""
+
+    USERS = "users"
+    DISPATCH = "dispatch"
+    PLANS = "plan coordinator"
+    SCHEDULES = "schedules"
+    STATS = "stats"
+    REGISTRY = "registry"
+    EVERY_WORKER = "every worker"
+    LIVE_PAGE = "live page"
+    EVERY_ROLE = "all"
+
+
 @dataclass(frozen=True, slots=True)
 class Topic:
     """One row: the message on the topic, its key and retention, and its writers and readers."""
@@ -56,8 +71,8 @@ class Topic:
     name: str
     key: str
     message: type[Message]
-    written_by: str
-    read_by: str
+    written_by: tuple[Party, ...]
+    read_by: tuple[Party, ...]
     cleanup: str = "delete"
     retention_ms: int = 7 * DAY_MS
     partitions: int | None = None
@@ -69,12 +84,12 @@ class Topic:
     @property
     def users_write(self) -> bool:
         """Whether users write it: an input of the pipeline."""
-        return "users" in self.written_by.split(", ")
+        return Party.USERS in self.written_by
 
     @property
     def users_read(self) -> bool:
         """Whether users read it: an output of the pipeline."""
-        return "users" in self.read_by.split(", ")
+        return Party.USERS in self.read_by
 
     @property
     def ce_type(self) -> str:
@@ -97,8 +112,8 @@ TOPICS: tuple[Topic, ...] = (
         "tasks",
         "agent id when known (any key works)",
         Task,
-        "users, plan coordinator, schedules",
-        "dispatch",
+        (Party.USERS, Party.PLANS, Party.SCHEDULES),
+        (Party.DISPATCH,),
         dead_letters=True,
         max_message_bytes=LARGE_RECORD_BYTES,
     ),
@@ -106,8 +121,8 @@ TOPICS: tuple[Topic, ...] = (
         "plans",
         "plan id",
         Plan,
-        "users, dispatch",
-        "plan coordinator",
+        (Party.USERS, Party.DISPATCH),
+        (Party.PLANS,),
         dead_letters=True,
         max_message_bytes=LARGE_RECORD_BYTES,
     ),
@@ -115,17 +130,19 @@ TOPICS: tuple[Topic, ...] = (
         "controls",
         "task or plan id",
         Control,
-        "users, coordinator",
-        "every worker",
+        (Party.USERS, Party.PLANS),
+        (Party.EVERY_WORKER,),
         retention_ms=HOUR_MS,
         dead_letters=True,
+        # A request applies to tasks from before it, which must not depend on the clock of the user who wrote it.
+        extra_config=(("message.timestamp.type", "LogAppendTime"),),
     ),
     Topic(
         "agents",
         "agent id",
         AgentRegistration,
-        "users, registry, workers",
-        "every worker",
+        (Party.USERS, Party.REGISTRY, Party.EVERY_WORKER),
+        (Party.EVERY_WORKER,),
         "compact",
         partitions=1,
         dead_letters=True,
@@ -135,8 +152,8 @@ TOPICS: tuple[Topic, ...] = (
         "standings",
         "agent id",
         AgentStanding,
-        "dispatch",
-        "every worker",
+        (Party.DISPATCH,),
+        (Party.EVERY_WORKER,),
         "compact",
         partitions=1,
         extra_config=SMALL_SEGMENTS,
@@ -145,8 +162,8 @@ TOPICS: tuple[Topic, ...] = (
         "dispatch",
         "agent id",
         Task,
-        "dispatch, schedules",
-        "dispatch",
+        (Party.DISPATCH, Party.SCHEDULES),
+        (Party.DISPATCH,),
         dead_letters=True,
         max_message_bytes=LARGE_RECORD_BYTES,
     ),
@@ -154,8 +171,8 @@ TOPICS: tuple[Topic, ...] = (
         "parked",
         "agent id",
         Task,
-        "dispatch",
-        "dispatch",
+        (Party.DISPATCH,),
+        (Party.DISPATCH,),
         dead_letters=True,
         max_message_bytes=LARGE_RECORD_BYTES,
     ),
@@ -163,8 +180,8 @@ TOPICS: tuple[Topic, ...] = (
         "schedules",
         "schedule id",
         Schedule,
-        "users, schedules",
-        "schedules",
+        (Party.USERS, Party.SCHEDULES),
+        (Party.SCHEDULES,),
         "compact",
         dead_letters=True,
         # A schedule begins at the time of its record, which must not be that of a user's clock.
@@ -174,8 +191,8 @@ TOPICS: tuple[Topic, ...] = (
         "scheduled",
         "record and task id",
         Task,
-        "dispatch, schedules",
-        "schedules",
+        (Party.DISPATCH, Party.SCHEDULES),
+        (Party.SCHEDULES,),
         "compact",
         dead_letters=True,
         max_message_bytes=LARGE_RECORD_BYTES,
@@ -186,8 +203,8 @@ TOPICS: tuple[Topic, ...] = (
         "schedule-state",
         "app and kind, or schedule id",
         ScheduleMemory,
-        "schedules",
-        "schedules",
+        (Party.SCHEDULES,),
+        (Party.SCHEDULES,),
         "compact",
         extra_config=(
             *SMALL_SEGMENTS,
@@ -199,8 +216,8 @@ TOPICS: tuple[Topic, ...] = (
         "state",
         "app, kind and slot or agent id",
         HomeState,
-        "dispatch",
-        "dispatch",
+        (Party.DISPATCH,),
+        (Party.DISPATCH,),
         "compact",
         # Brokers stamp the records, so that workers can compare their clocks with theirs.
         extra_config=(*SMALL_SEGMENTS, ("message.timestamp.type", "LogAppendTime")),
@@ -209,16 +226,16 @@ TOPICS: tuple[Topic, ...] = (
         "results",
         "plan id if the task has one, else task id",
         Result,
-        "dispatch, plan coordinator",
-        "users, plan coordinator",
+        (Party.DISPATCH, Party.PLANS),
+        (Party.USERS, Party.PLANS),
     ),
-    Topic("plan-results", "plan id", PlanResult, "plan coordinator", "users", max_message_bytes=LARGE_RECORD_BYTES),
+    Topic("plan-results", "plan id", PlanResult, (Party.PLANS,), (Party.USERS,), max_message_bytes=LARGE_RECORD_BYTES),
     Topic(
         "plan-state",
         "app and plan id, or slot",
         PlanMemory,
-        "plan coordinator",
-        "plan coordinator",
+        (Party.PLANS,),
+        (Party.PLANS,),
         "compact",
         max_message_bytes=LARGE_RECORD_BYTES + 1024 * 1024,
         # Each plan leaves tombstones, which no reader needs longer than one reading takes.
@@ -229,14 +246,19 @@ TOPICS: tuple[Topic, ...] = (
         ),
     ),
     Topic(
-        "data-points", "agent id", ConfidenceDataPoint, "dispatch, plan coordinator, users", "stats", dead_letters=True
+        "data-points",
+        "agent id",
+        ConfidenceDataPoint,
+        (Party.DISPATCH, Party.PLANS, Party.USERS),
+        (Party.STATS,),
+        dead_letters=True,
     ),
     Topic(
         "aggregates",
         "agent id",
         Aggregate,
-        "stats",
-        "users",
+        (Party.STATS,),
+        (Party.USERS,),
         "compact,delete",
         retention_ms=31 * DAY_MS,
         # The key is the agent, not the window: compaction before retention would forget all but an agent's newest window.
@@ -246,14 +268,21 @@ TOPICS: tuple[Topic, ...] = (
         "calibrations",
         "agent id",
         AgentCalibration,
-        "stats",
-        "every worker",
+        (Party.STATS,),
+        (Party.EVERY_WORKER,),
         "compact",
         partitions=1,
         extra_config=SMALL_SEGMENTS,
     ),
-    Topic("anomalies", "agent id", Anomaly, "stats", "users", retention_ms=30 * DAY_MS),
-    Topic("events", "task, plan or agent id", Event, "all", "users, live page", retention_ms=DAY_MS),
+    Topic("anomalies", "agent id", Anomaly, (Party.STATS,), (Party.USERS,), retention_ms=30 * DAY_MS),
+    Topic(
+        "events",
+        "task, plan or agent id",
+        Event,
+        (Party.EVERY_ROLE,),
+        (Party.USERS, Party.LIVE_PAGE),
+        retention_ms=DAY_MS,
+    ),
 )
 
 BY_NAME: dict[str, Topic] = {topic.name: topic for topic in TOPICS}

@@ -26,7 +26,7 @@ ANOMALY = ("type", "severity")
 DEFINITIONS = (
     # Tasks
     Definition("counter", "parallax_tasks", "Results, by status", ("status",)),
-    Definition("histogram", "parallax_task_duration_seconds", "From intake to answer"),
+    Definition("histogram", "parallax_task_duration_seconds", "From the last read of a task's record to its result"),
     Definition("counter", "parallax_dispatch_retries", "Calls repeated after a failure"),
     Definition("counter", "parallax_tasks_forwarded", "Tasks forwarded to their agent's owner partition"),
     Definition("counter", "parallax_tasks_handed_over", "Pattern tasks handed to the plan coordinator"),

@@ -18,7 +18,7 @@ from prometheus_client.samples import Sample
 from schemas.messages.tasks import ResultStatus
 from streams.metric_definitions import BY_NAME, Definition
 
-PARK_REASONS = ("circuit_open", "retry_after", "queue_full", "holds_commit", "no_agent", "not_before")
+PARK_REASONS = ("circuit_open", "rate_limited", "retry_after", "no_agent", "not_before")
 TURNS = {"open": "open", "half-open": "half_open", "close": "closed"}
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -101,7 +101,7 @@ class DispatchMetrics:
         self.rerouted = _counter("parallax_tasks_rerouted", registry)
         self.hedges = _counter("parallax_dispatch_hedges", registry)
         self.turns = _counter("parallax_circuit_transitions", registry)
-        self._by_status = {status: self.tasks.labels(status) for status in ("success", "failure")}
+        self._by_status = {status: self.tasks.labels(status) for status in get_args(ResultStatus)}
         # A series that begins with its first event shows no increase: alerts would miss it.
         _begin(self.parked, PARK_REASONS)
         _begin(self.dead_letters, ("decode", "validate", "dispatch"))

@@ -17,7 +17,7 @@ from schemas.access import role_group
 from streams.broker.kafka import client_options
 from streams.broker.retention import retention_ms
 from streams.engine.aligned import AlignedAssignor
-from streams.engine.batcher import Batcher
+from streams.engine.batcher import DEFAULT_LIMIT, Batcher
 from streams.engine.committers import Committers
 from streams.engine.config import Belongs, EngineConfig
 from streams.engine.engine import Engine, H
@@ -38,6 +38,8 @@ if TYPE_CHECKING:  # a worker without tracing does not pay for it
     from streams.tracing.spans import Tracing
 
 END_TIMEOUT_S = 10.0
+RECORD_ROOM = 16 * 1024
+"""Bytes of a batch on `tasks` reserved for the key and the headers beside a task."""
 Watchers = Mapping[str, Callable[[], Coroutine[Any, Any, None]]]
 
 
@@ -54,9 +56,7 @@ class Role(Protocol):
         """Whether it has its partitions and works."""
         ...
 
-    async def wait_ready(self) -> None:
-        """Wait until `ready`."""
-        ...
+    async def wait_ready(self) -> None: ...
 
     async def failed(self) -> None:
         """Wait for an error that the role cannot recover from and raise it. Never returns otherwise."""
@@ -71,7 +71,7 @@ class Role(Protocol):
 class RoleParts:
     """What a worker gives its roles.
 
-    `partitions`: partitions of the intake topics at the start; `size_limits`: full topic name -> largest record in
+    `partitions`: partitions of the intake topics at the start; `size_limits`: topic (short name) -> largest record in
     bytes; `address`: this worker's for others; `spans`: makes the trace spans, if tracing is on.
     """
 
@@ -125,6 +125,11 @@ class EngineRole(Generic[H]):
     def partition_count(self) -> int:
         """How many partition numbers there are."""
         return self.engine.partition_count or self.parts.partitions
+
+    def max_task_bytes(self) -> int:
+        """The largest task that the role may write to `tasks`, as JSON."""
+        topic_limit = self.parts.size_limits.get("tasks", DEFAULT_LIMIT) - RECORD_ROOM
+        return min(self.settings.dispatch.max_task_bytes, topic_limit)
 
     def events_dropped(self) -> int:
         """Progress events that could not be sent so far."""

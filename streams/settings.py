@@ -111,7 +111,7 @@ class HealthSettings(Section):
 
 
 class RetrySettings(Section):
-    """Wait before attempt n+1: `initial_delay` x `multiplier`^n, with jitter by default, at most `max_delay`."""
+    """Wait before retry n (the first is 0): `initial_delay` x `multiplier`^n, with jitter by default, at most `max_delay`."""
 
     max_retries: Annotated[int, Field(ge=0, le=100)] = 2
     initial_delay: DurationMs = 1000
@@ -183,8 +183,8 @@ class DispatchSettings(Section):
     delivery: Literal["auto", "exactly-once", "at-least-once"] = "auto"
     balancer: Policy = "confidence"
     await_agent: Literal["never", "unavailable", "always"] = "unavailable"
-    """Which tasks without a target wait for an agent: none, those whose capable agents are all unavailable now, or
-    all.
+    """Which tasks wait if no agent can take them: none, those without a target whose capable agents are all
+    unavailable now, or all.
     """
 
 

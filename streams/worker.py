@@ -30,11 +30,11 @@ from streams.broker.kafka import (
     supports_transactions,
 )
 from streams.broker.noise import quiet_logs
-from streams.broker.topics_admin import TopicsError, TopicsMissing, check, size_limits
+from streams.broker.topics_admin import MissingTopics, TopicsError, check, size_limits
 from streams.dispatch.role import DispatchRole
 from streams.engine.engine import Engine
 from streams.engine.faults import describe_error, unauthorized
-from streams.engine.follower import TopicMissing
+from streams.engine.follower import FollowedTopicMissing
 from streams.exposure import Exposed, refuse_exposure
 from streams.file_limit import raise_file_limit
 from streams.grpc_server import GrpcServer, PortTaken
@@ -105,8 +105,8 @@ async def run(settings: Settings, *, on_ready: Callable[[WorkerAddresses], None]
     except StatsFailed as error:
         raise WorkerError(str(error), error.exit_code) from error
     except (
-        TopicMissing,
-        TopicsMissing,
+        FollowedTopicMissing,
+        MissingTopics,
         TopicsError,
         TransactionsDenied,
         AccessDenied,

@@ -37,6 +37,7 @@ from agents_io.errors import (
     Expired,
     InternalError,
 )
+from agents_io.rules.statuses import StillRunning
 from agents_io.transport import Answer, Transport
 from schemas.messages import AgentRegistration
 
@@ -319,7 +320,8 @@ class Caller(Generic[R]):
         pause_s: float | None = None
         confidence: float | None = None
         if isinstance(end, AgentError):
-            pause_s = end.retry_after_s
+            # An agent still busy with an earlier attempt of this task takes others.
+            pause_s = None if isinstance(end, StillRunning) else end.retry_after_s
             if end.counts_against_agent:
                 outcome, self.stats.failure = "failure", (end.code, end.message)
         elif end is not None:

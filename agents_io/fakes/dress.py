@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from agents_io.fakes.steps import Step
+from agents_io.fakes.steps import ScriptStep
 
 
-def text_of(step: Step, body: bytes) -> str | None:
+def text_of(step: ScriptStep, body: bytes) -> str | None:
     """The text of an answer; None for an error status, bytes that are no text, and HTML, which no agent answers."""
     if not 200 <= step.code < 300 or dict(step.headers).get("Content-Type") != "application/json":
         return None

@@ -24,7 +24,7 @@ from typing import Any, Self, TextIO
 import orjson
 from aiohttp import web
 
-from agents_io.fakes.steps import Step, answer, parse_step
+from agents_io.fakes.steps import ScriptStep, answer, parse_step
 
 MAX_LOG = 200_000
 MAX_BODY = 64 * 1024 * 1024
@@ -67,7 +67,7 @@ class FakeAgent:
 
     def __init__(
         self,
-        steps: Step | Sequence[Step] = (),
+        steps: ScriptStep | Sequence[ScriptStep] = (),
         *,
         port: int = 0,
         per_task: bool = False,
@@ -95,9 +95,9 @@ class FakeAgent:
         """Calls by Idempotency-Key, among those in the log."""
         return Counter(call.key for call in self.calls)
 
-    def script(self, steps: Step | Sequence[Step]) -> None:
+    def script(self, steps: ScriptStep | Sequence[ScriptStep]) -> None:
         """Restart with these steps."""
-        self._steps = [steps] if isinstance(steps, Step) else list(steps) or [answer()]
+        self._steps = [steps] if isinstance(steps, ScriptStep) else list(steps) or [answer()]
         self._used: Counter[str] = Counter()
 
     async def __aenter__(self) -> Self:
@@ -132,11 +132,11 @@ class FakeAgent:
         except orjson.JSONDecodeError:
             return raw.decode("utf-8", "replace")
 
-    def respond(self, step: Step, body: bytes, raw: bytes) -> web.Response:
+    def respond(self, step: ScriptStep, body: bytes, raw: bytes) -> web.Response:
         """The response to the request `raw` when a step gives these bytes."""
         return web.Response(status=step.code, body=body, headers=dict(step.headers))
 
-    def _step_for(self, key: str) -> Step:
+    def _step_for(self, key: str) -> ScriptStep:
         scope = key if self._per_task else ""
         place = self._used[scope]
         self._used[scope] += 1
@@ -176,7 +176,7 @@ class FakeAgent:
                 self._log.flush()
         return response
 
-    async def _play(self, step: Step, payload: Any, request: web.Request, raw: bytes) -> web.StreamResponse:
+    async def _play(self, step: ScriptStep, payload: Any, request: web.Request, raw: bytes) -> web.StreamResponse:
         if step.delay_s > 0:
             await asyncio.sleep(step.delay_s)
         special = _SPECIAL.get(step.kind)
@@ -199,12 +199,12 @@ class FakeAgent:
         return web.json_response({"capabilities": self._capabilities})
 
 
-async def _hang(step: Step, request: web.Request) -> web.StreamResponse:
+async def _hang(step: ScriptStep, request: web.Request) -> web.StreamResponse:
     await asyncio.Event().wait()
     raise AssertionError("this event is never set")
 
 
-async def _reset(step: Step, request: web.Request) -> web.StreamResponse:
+async def _reset(step: ScriptStep, request: web.Request) -> web.StreamResponse:
     """Promise a body, send a part of it, then cut the line; without a size the first bytes of the head.
 
     A kept connection that is cut without a byte counts as one that was closing, and not against the agent.
@@ -225,7 +225,7 @@ async def _reset(step: Step, request: web.Request) -> web.StreamResponse:
     return response
 
 
-async def _huge(step: Step, request: web.Request) -> web.StreamResponse:
+async def _huge(step: ScriptStep, request: web.Request) -> web.StreamResponse:
     """Send `size` bytes, or endlessly, chunked: no Content-Length announces it."""
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     await response.prepare(request)
@@ -237,7 +237,7 @@ async def _huge(step: Step, request: web.Request) -> web.StreamResponse:
     return response
 
 
-async def _drip(step: Step, request: web.Request) -> web.StreamResponse:
+async def _drip(step: ScriptStep, request: web.Request) -> web.StreamResponse:
     """Send a byte now and then, forever: no timeout between two bytes ever fires."""
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     await response.prepare(request)
@@ -246,7 +246,7 @@ async def _drip(step: Step, request: web.Request) -> web.StreamResponse:
         await asyncio.sleep(0.05)
 
 
-_SPECIAL: dict[str, Callable[[Step, web.Request], Awaitable[web.StreamResponse]]] = {
+_SPECIAL: dict[str, Callable[[ScriptStep, web.Request], Awaitable[web.StreamResponse]]] = {
     "hang": _hang,
     "reset": _reset,
     "huge": _huge,

@@ -1,6 +1,6 @@
 """The steps a fake agent's script is made of, and their form as text. Pure.
 
-In: `answer(confidence=0.8, times=3)` or the text `answer:confidence=0.8,times=3`. Out: a `Step`. Nothing is served here.
+In: `answer(confidence=0.8, times=3)` or the text `answer:confidence=0.8,times=3`. Out: a `ScriptStep`. Nothing is served here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _JSON = (("Content-Type", "application/json"),)
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ScriptStep:
     """What the agent does for `times` calls (None: all that follow). `size` in bytes, `delay_s` before anything else."""
 
     kind: str
@@ -26,22 +26,22 @@ class Step:
     compute: Callable[[Any], Any] | None = None
 
 
-def answer(value: Any = "ok", confidence: Any = 0.9, *, delay_s: float = 0.0, times: int | None = None) -> Step:
+def answer(value: Any = "ok", confidence: Any = 0.9, *, delay_s: float = 0.0, times: int | None = None) -> ScriptStep:
     """A proper answer, after a delay if one is given."""
-    return Step("answer", times, delay_s, body={"value": value, "confidence": confidence})
+    return ScriptStep("answer", times, delay_s, body={"value": value, "confidence": confidence})
 
 
-def compute(function: Callable[[Any], Any], *, delay_s: float = 0.0, times: int | None = None) -> Step:
+def compute(function: Callable[[Any], Any], *, delay_s: float = 0.0, times: int | None = None) -> ScriptStep:
     """The result of the function for the payload: JSON-able, or bytes that are sent as they are."""
-    return Step("compute", times, delay_s, compute=function)
+    return ScriptStep("compute", times, delay_s, compute=function)
 
 
 def status(
     code: int, *, retry_after: str | None = None, body: Any = b"", delay_s: float = 0.0, times: int | None = None
-) -> Step:
+) -> ScriptStep:
     """An HTTP status, with Retry-After as given."""
     headers = _JSON if retry_after is None else (*_JSON, ("Retry-After", retry_after))
-    return Step("status", times, delay_s, code=code, body=body, headers=headers)
+    return ScriptStep("status", times, delay_s, code=code, body=body, headers=headers)
 
 
 def raw(
@@ -51,57 +51,57 @@ def raw(
     headers: tuple[tuple[str, str], ...] = (),
     delay_s: float = 0.0,
     times: int | None = None,
-) -> Step:
+) -> ScriptStep:
     """A 200 with exactly these bytes."""
-    return Step("raw", times, delay_s, body=body, headers=(("Content-Type", content_type), *headers))
+    return ScriptStep("raw", times, delay_s, body=body, headers=(("Content-Type", content_type), *headers))
 
 
-def nan(**options: Any) -> Step:
+def nan(**options: Any) -> ScriptStep:
     """A confidence that is not a number."""
     return raw(b'{"value":"ok","confidence":NaN}', **options)
 
 
-def html(**options: Any) -> Step:
+def html(**options: Any) -> ScriptStep:
     """The HTML error page of a proxy, with status 200."""
     return raw(b"<!doctype html><html><body>It works</body></html>", content_type="text/html", **options)
 
 
-def empty(**options: Any) -> Step:
+def empty(**options: Any) -> ScriptStep:
     """A 200 without a body."""
     return raw(b"", **options)
 
 
-def garbage(**options: Any) -> Step:
+def garbage(**options: Any) -> ScriptStep:
     """Bytes that are not JSON."""
     return raw(b'{"value":\x00\xff, oops', **options)
 
 
-def deep(**options: Any) -> Step:
+def deep(**options: Any) -> ScriptStep:
     """JSON nested 900 deep."""
     return raw(b'{"confidence":0.5,"value":' + b"[" * 900 + b"]" * 900 + b"}", **options)
 
 
-def hang(*, delay_s: float = 0.0, times: int | None = None) -> Step:
+def hang(*, delay_s: float = 0.0, times: int | None = None) -> ScriptStep:
     """Accept the call and never answer."""
-    return Step("hang", times, delay_s)
+    return ScriptStep("hang", times, delay_s)
 
 
-def drip(*, delay_s: float = 0.0, times: int | None = None) -> Step:
+def drip(*, delay_s: float = 0.0, times: int | None = None) -> ScriptStep:
     """Send a byte every 50 ms forever."""
-    return Step("drip", times, delay_s)
+    return ScriptStep("drip", times, delay_s)
 
 
-def reset(after_bytes: int = 0, *, delay_s: float = 0.0, times: int | None = None) -> Step:
+def reset(after_bytes: int = 0, *, delay_s: float = 0.0, times: int | None = None) -> ScriptStep:
     """Cut the connection: before the answer, or in the middle of its body."""
-    return Step("reset", times, delay_s, size=after_bytes)
+    return ScriptStep("reset", times, delay_s, size=after_bytes)
 
 
-def huge(size: int = 0, *, delay_s: float = 0.0, times: int | None = None) -> Step:
+def huge(size: int = 0, *, delay_s: float = 0.0, times: int | None = None) -> ScriptStep:
     """A chunked answer of that many bytes; 0: endless."""
-    return Step("huge", times, delay_s, size=size)
+    return ScriptStep("huge", times, delay_s, size=size)
 
 
-_BUILDERS: dict[str, Callable[..., Step]] = {
+_BUILDERS: dict[str, Callable[..., ScriptStep]] = {
     "answer": answer,
     "status": status,
     "nan": nan,
@@ -126,7 +126,7 @@ _OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
 }
 
 
-def parse_step(text: str) -> Step:
+def parse_step(text: str) -> ScriptStep:
     """A step from text, `kind` or `kind:name=value,...`. Raises ValueError saying what is wrong.
 
     >>> parse_step("status:code=503,retry_after=1,times=2").headers[-1]

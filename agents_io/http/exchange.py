@@ -35,7 +35,7 @@ from agents_io.errors import (
     Unsupported,
 )
 from agents_io.http.connection import NotHttp
-from agents_io.http.peer import Peer, Target
+from agents_io.http.peer import Peer, RequestTarget
 from agents_io.http.pooled_transport import URL_KEY, PooledTransport, RequestBody, WasClosing
 from agents_io.rules.answer import body_excerpt, excerpt, in_utf8
 from agents_io.rules.statuses import error_of
@@ -43,6 +43,7 @@ from agents_io.rules.waits import wait_of
 from agents_io.transport import MAX_ANSWER_BYTES, Call
 
 MAX_ERROR_BYTES = 4096
+REFUSED_FOR_S = 300.0
 MAX_REDIRECTS = 3
 _SAME_REQUEST = (307, 308)
 _SAME_PAGE = (301, 307, 308)
@@ -152,7 +153,7 @@ class HttpExchange:
         response, body = await self.send(peer, request)
         return response, _good(response, body, peer, call)
 
-    async def post(self, peer: Peer, target: Target, call: Call) -> bytes:
+    async def post(self, peer: Peer, target: RequestTarget, call: Call) -> bytes:
         """The body of a 2xx to `POST target`, as `good` gives it. Raises `AgentError`.
 
         Two cases: 1 over a pool of ours the usual answer (2xx, not encoded, within the cap) never meets httpx's types, which
@@ -187,8 +188,9 @@ class HttpExchange:
     async def check_health(self, peer: Peer, page: httpx.Request, calls: httpx.Request, timeout_s: float) -> None:
         """`page` answers 2xx in time, and the URL of the calls does not refuse our credentials.
 
-        `calls`: that URL is asked by GET, which starts no work. Raises `AgentError` with the reason; `Unsupported` if
-        there is no such page (404, 405, 501).
+        `calls`: that URL is asked by GET, which starts no work. There a 403 may refuse the method, as API gateways do:
+        only that of a call counts. Raises `AgentError` with the reason; `Unsupported` if there is no such page (404,
+        405, 501).
         """
 
         async def ask() -> None:
@@ -196,11 +198,10 @@ class HttpExchange:
             if response.status_code in (404, 405, 501):
                 raise Unsupported("the agent has no health endpoint")
             _good(response, body, peer, None)
-            if peer.unauthorized_status is not None:
-                raise unauthorized(peer.unauthorized_status)
             response, body = await self.send(peer, calls)
-            if response.status_code in (401, 403):
-                raise status_error(response, said(peer, body), body)
+            if response.status_code == 401:
+                raise status_error(response, shown_body(peer, body), body)
+            check_authorized(peer)
 
         await within(timeout_s, ask)
 
@@ -255,7 +256,7 @@ class HttpExchange:
 def _good(response: httpx.Response, body: bytes, peer: Peer, call: Call | None) -> bytes:
     """The body of a 2xx. Raises the error of any other status."""
     if not 200 <= response.status_code < 300:
-        raise status_error(response, said(peer, body), body, peer, call)
+        raise status_error(response, shown_body(peer, body), body, peer, call)
     if call is not None:
         peer.unauthorized_status = None
     return body
@@ -271,12 +272,17 @@ def has_coding(headers: list[tuple[bytes, bytes]]) -> bool:
     return False
 
 
-def unauthorized(status: int) -> AgentError:
-    """The error of an agent whose health page answers but whose last call was refused for its credentials."""
-    return error_of(status, "the last call was refused: check the agent's `auth`", None)
+def check_authorized(peer: Peer) -> None:
+    """Raises the error of an agent that refused the newest call for its credentials, although its health page answers.
+
+    For a while only: an agent that gets no calls, since it is unhealthy, cannot show that it accepts them again.
+    """
+    status = peer.unauthorized_status
+    if status is not None and time.monotonic() - peer.unauthorized_at < REFUSED_FOR_S:
+        raise error_of(status, "the last call was refused: check the agent's `auth`", None)
 
 
-def said(peer: Peer, body: bytes) -> str:
+def shown_body(peer: Peer, body: bytes) -> str:
     """The start of a body as an error may quote it, without our secret."""
     return body_excerpt(peer.hidden(body))
 
@@ -300,16 +306,17 @@ def status_error(
         text = f"this redirect is not followed: it leads to {_place(response)}"
     if peer is not None and call is not None:
         peer.unauthorized_status = status if status in (401, 403) else None
+        peer.unauthorized_at = time.monotonic()
     wait_s = wait_of(response.headers, body, time.time()) if status >= 400 else None
     return error_of(status, text, wait_s, attempt=1 if call is None else call.attempt, body=body)
 
 
-def _moved(request: httpx.Request, response: httpx.Response) -> Target | None:
+def _moved(request: httpx.Request, response: httpx.Response) -> RequestTarget | None:
     """The target of a redirect, if it is within the same origin: no other one may get our token."""
     url: yarl.URL = request.extensions[URL_KEY]
     try:
         target = url.join(yarl.URL(response.headers.get("location", ""), encoded=True)).with_fragment(None)
-        return Target(target) if target.origin() == url.origin() else None
+        return RequestTarget(target) if target.origin() == url.origin() else None
     except (ValueError, TypeError, httpx.InvalidURL):
         return None
 

@@ -35,7 +35,7 @@ _STATIC_HEADERS = (
 )
 
 
-class Target:
+class RequestTarget:
     """One URL in the forms that requests need. Raises ValueError."""
 
     __slots__ = ("extensions", "has_credentials", "httpx", "post_line", "url")
@@ -65,22 +65,32 @@ def web_url(agent: AgentRegistration) -> yarl.URL:
         url = yarl.URL(text)
         if url.scheme not in ("http", "https") or not url.host:
             raise ValueError("write http://host or https://host")
-        Target(url)
+        RequestTarget(url)
     except (ValueError, httpx.InvalidURL) as error:
         raise Unsupported(f"endpoint: is not a URL: {excerpt(str(error).encode())}") from None
     return url
 
 
-def below(base: yarl.URL, leaf: str) -> Target:
+def below(base: yarl.URL, leaf: str) -> RequestTarget:
     """A path under the agent's endpoint; its query is kept."""
     path = base.raw_path.rstrip("/") + "/" + leaf if leaf else base.raw_path
-    return Target(base.with_path(path, encoded=True, keep_query=True))
+    return RequestTarget(base.with_path(path, encoded=True, keep_query=True))
 
 
 class Peer:
     """One agent as a peer over HTTP: the parts that stay the same between calls. Raises `Unsupported`."""
 
-    __slots__ = ("_fixed_lines", "agent", "base", "cookies", "headers", "reading", "secret", "unauthorized_status")
+    __slots__ = (
+        "_fixed_lines",
+        "agent",
+        "base",
+        "cookies",
+        "headers",
+        "reading",
+        "secret",
+        "unauthorized_at",
+        "unauthorized_status",
+    )
 
     keeps_cookies = False
     """Whether the protocol has sessions that a load balancer may bind to one server by a cookie."""
@@ -88,13 +98,14 @@ class Peer:
     def __init__(self, agent: AgentRegistration) -> None:
         self.agent = agent
         self.base = web_url(agent)
-        self.headers = [(b"Host", Target(self.base).httpx.netloc), *_STATIC_HEADERS]
+        self.headers = [(b"Host", RequestTarget(self.base).httpx.netloc), *_STATIC_HEADERS]
         self._fixed_lines = b"".join(header_line(*pair) for pair in self.headers)
         self.secret = Secret(agent.auth) if agent.auth is not None else None
         self.reading = reading_of(agent.metadata, agent.confidence)
         self.cookies = CookieJar() if self.keeps_cookies else None
         self.unauthorized_status: int | None = None
-        """401 or 403, if the newest call ended with it."""
+        """401 or 403, if the newest call ended with it, at `unauthorized_at` (monotonic seconds)."""
+        self.unauthorized_at = 0.0
 
     def authorised(self) -> list[tuple[bytes, bytes]]:
         """A fresh list of the headers every request carries."""
@@ -105,11 +116,11 @@ class Peer:
             headers.append((b"Cookie", self.cookies.header()))
         return headers
 
-    def get(self, target: Target, more: Headers = ()) -> httpx.Request:
+    def get(self, target: RequestTarget, more: Headers = ()) -> httpx.Request:
         headers = [*self.authorised(), *more]
         return httpx.Request("GET", target.httpx, headers=headers, extensions=self._extensions(target))
 
-    def post(self, target: Target, body: bytes, more: Headers = (), call: Call | None = None) -> httpx.Request:
+    def post(self, target: RequestTarget, body: bytes, more: Headers = (), call: Call | None = None) -> httpx.Request:
         """A POST request. One that belongs to a call carries its key, its timeout and its headers. Raises
         `Unsupported`.
 
@@ -135,7 +146,7 @@ class Peer:
         # A stream of our own spares httpx's second pass over the headers.
         return httpx.Request("POST", target.httpx, headers=headers, stream=RequestBody(body), extensions=extensions)
 
-    def post_head(self, target: Target, call: Call) -> bytes:
+    def post_head(self, target: RequestTarget, call: Call) -> bytes:
         """The bytes that `post` for this call would begin with. Raises `Unsupported`, ValueError."""
         lines = [target.post_line, self._fixed_lines]
         if self.secret is not None:
@@ -157,7 +168,7 @@ class Peer:
         files = tls_of(self.agent.metadata)
         return None if files is None else CONTEXTS.get(files)
 
-    def _extensions(self, target: Target) -> dict[str, Any]:
+    def _extensions(self, target: RequestTarget) -> dict[str, Any]:
         context = self.context()
         return target.extensions if context is None else {**target.extensions, SSL_KEY: context}
 

@@ -1,8 +1,9 @@
 """An `httpx.AsyncBaseTransport` over our own HTTP/1.1 connections, and a direct way for calls that need none of httpx's types.
 
-In: a prepared `httpx.Request`, or the bytes of one. Out: an `httpx.Response` whose stream is read by the caller, a `Reply`, or
-an httpx exception. It follows no redirect, keeps no cookie, undoes no compression, reads no proxy or netrc from the environment
-and sets no timeout: the caller's timeout covers the whole attempt, and cancelling closes the connection at once.
+In: a prepared `httpx.Request`, or the bytes of one. Out: an `httpx.Response` whose stream is read by the caller, an
+`HttpReply`, or an httpx exception. It follows no redirect, keeps no cookie, undoes no compression, reads no proxy or netrc
+from the environment and sets no timeout: the caller's timeout covers the whole attempt, and cancelling closes the connection
+at once.
 
 A request is sent once. The exception is a reused connection that turns out to be closed: an idempotent method is sent once
 more, on a new connection; so is a POST that may be repeated, if the server closed so soon that it cannot have worked on it. A
@@ -44,7 +45,7 @@ class RequestBody(httpx.AsyncByteStream):
         yield self.body
 
 
-class Reply(NamedTuple):
+class HttpReply(NamedTuple):
     """A response. `is_complete`: the body was not cut off at the limit it was given."""
 
     status: int
@@ -92,7 +93,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
 
     async def fetch(
         self, origin: Origin, head: bytes, body: bytes, max_good: int, max_error: int, *, fresh: bool = False
-    ) -> Reply:
+    ) -> HttpReply:
         """Send a prepared POST and read the whole response, without httpx's types. Raises `httpx.TransportError`.
 
         `fresh`: on a new connection. The body is cut off once it is longer than the limit for its status: 2xx, or any other.
@@ -101,7 +102,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         try:
             connection.send(head, body)
             content = await connection.read_all(max_good, max_error)
-            return Reply(connection.status, connection.headers, content, connection.is_complete)
+            return HttpReply(connection.status, connection.headers, content, connection.is_complete)
         except httpx.ReadError as error:
             if connection.was_closing:
                 raise WasClosing(str(error)) from error

@@ -23,7 +23,7 @@ LISTED = 5
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What answered. `said`: a description in one line; `metadata`: what the registration needs.
+    """What answered. `description`: one line; `metadata`: what the registration needs.
 
     `choices`: tools or models of which a registration names one; `choice`: the key of `metadata` that names it;
     `choice_is_capability`: it must be one of `choices`, and is the agent's only capability. `endpoint`: where it is
@@ -31,7 +31,7 @@ class Found:
     """
 
     protocol: Protocol
-    said: str
+    description: str
     name: str | None = None
     capabilities: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)

@@ -112,5 +112,5 @@ def reply(request: Any) -> bytes | None:
     answer: dict[str, Any] = {"jsonrpc": "2.0", "id": number}
     if request["method"] == "ping":
         return dumps(answer | {"result": {}})
-    said = f"parallax-streams does not offer {request['method'][:80]}"
-    return dumps(answer | {"error": {"code": -32601, "message": said}})
+    message = f"parallax-streams does not offer {request['method'][:80]}"
+    return dumps(answer | {"error": {"code": -32601, "message": message}})

@@ -15,7 +15,7 @@ _TEXT = ("task", "description")
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class PromptParts:
     """The parts of a payload. `text`: None without one; `data`, `context`: any JSON, None without them."""
 
     text: str | None
@@ -28,22 +28,22 @@ def read_payload(body: bytes) -> Any:
     return loads(body) if body else None
 
 
-def said(payload: Any) -> Said:
+def prompt_parts(payload: Any) -> PromptParts:
     """The parts of a payload. Without `data`, the data is everything beside text and context.
 
-    >>> said({"task": "summarize", "data": {"n": 1}})
-    Said(text='summarize', data={'n': 1}, context=None)
-    >>> said({"n": 1}), said("hello")
-    (Said(text=None, data={'n': 1}, context=None), Said(text='hello', data=None, context=None))
+    >>> prompt_parts({"task": "summarize", "data": {"n": 1}})
+    PromptParts(text='summarize', data={'n': 1}, context=None)
+    >>> prompt_parts({"n": 1}), prompt_parts("hello")
+    (PromptParts(text=None, data={'n': 1}, context=None), PromptParts(text='hello', data=None, context=None))
     """
     if isinstance(payload, str):
-        return Said(payload, None)
+        return PromptParts(payload, None)
     if not isinstance(payload, dict):
-        return Said(None, payload)
+        return PromptParts(None, payload)
     text = next((payload[name] for name in _TEXT if isinstance(payload.get(name), str) and payload[name]), None)
     rest = {key: value for key, value in payload.items() if key not in (*_TEXT, "context")}
     data = payload.get("data", rest or None)
-    return Said(text, payload if text is None and "context" not in payload else data, payload.get("context"))
+    return PromptParts(text, payload if text is None and "context" not in payload else data, payload.get("context"))
 
 
 def as_text(payload: Any) -> str:
@@ -54,7 +54,7 @@ def as_text(payload: Any) -> str:
     >>> as_text({"n": 1})
     '{"n":1}'
     """
-    parts = said(payload)
+    parts = prompt_parts(payload)
     if parts.text is None and parts.context is None:
         return dumps(payload).decode()
     blocks = [parts.text] if parts.text is not None else []

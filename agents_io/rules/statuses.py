@@ -30,7 +30,9 @@ class StillRunning(ClientError):
     retryable = True
 
 
-def error_of(status: int, said: str, wait_s: float | None = None, *, attempt: int = 1, body: bytes = b"") -> AgentError:
+def error_of(
+    status: int, shown: str, wait_s: float | None = None, *, attempt: int = 1, body: bytes = b""
+) -> AgentError:
     """The error of a status other than 2xx. `wait_s`: the wait that the agent asked for, seconds.
 
     `attempt`: its number; after the first, the outcome of an earlier one may be unknown. `body`: of the response.
@@ -40,7 +42,7 @@ def error_of(status: int, said: str, wait_s: float | None = None, *, attempt: in
     >>> error_of(409, "'exists'").retryable, error_of(409, "'exists'", attempt=2).retryable
     (False, True)
     """
-    error = _meant(status, f"the agent answered {status}: {said}", wait_s, attempt, body[:_LOOKED_AT])
+    error = _meant(status, f"the agent answered {status}: {shown}", wait_s, attempt, body[:_LOOKED_AT])
     error.status = status
     return error
 

@@ -13,6 +13,7 @@ are removed before. Two different objects with a confidence are no answer: neith
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import Any
 
 from agents_io.errors import BadResponse
@@ -21,6 +22,8 @@ from schemas.exact_json import dumps, loads_lines
 
 NOTHING = object()
 MAX_OBJECTS = 64
+MAX_TOKENS = 1_000_000
+"""Brackets and strings that are looked at while objects are found: a fifth of a second."""
 _TAGS = "think|thinking|thought|reasoning|reflection|analysis|scratchpad|seed:think|antthinking"
 _PAIRS = ((r"\[THINK\]", r"\[/THINK\]"), ("◁think▷", "◁/think▷"), (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"))
 """Marks of Magistral, Kimi, and the models trained on OpenThoughts."""
@@ -30,7 +33,7 @@ _THOUGHT = re.compile(
 )
 _THOUGHT_END = re.compile(rf"</(?:{_TAGS})>|{'|'.join(end for _, end in _PAIRS)}", re.IGNORECASE)
 _MARK = re.compile(r"<\|[a-z_]{1,20}\|>")
-_FENCE = re.compile(r"```[ \t]*[A-Za-z0-9_+-]*\s(.*?)```", re.DOTALL)
+_FENCE = re.compile(r"```[ \t]*+(?:[A-Za-z0-9_+-]++\s)?(.*?)```", re.DOTALL)
 
 
 def without_thoughts(text: str) -> str:
@@ -99,12 +102,13 @@ def content_of(text: str) -> Any:
 def _objects(text: str) -> list[dict[str, Any]]:
     """The outermost JSON objects among the words."""
     found: list[dict[str, Any]] = []
-    at = 0
+    at, left = 0, MAX_TOKENS
     for _ in range(MAX_OBJECTS):
         at = text.find("{", at)
         if at < 0:
             break
-        end = _end_of(text, at)
+        end, seen = _end_of(text, at, left)
+        left -= seen
         data = NOTHING if end is None else _loaded(text[at:end])
         if isinstance(data, dict):
             found.append(data)
@@ -114,17 +118,19 @@ def _objects(text: str) -> list[dict[str, Any]]:
     return found
 
 
-def _end_of(text: str, start: int) -> int | None:
-    """The index at which the bracket at `start` is closed, ignoring strings."""
-    depth = 0
-    for match in _BRACKET_OR_STRING.finditer(text, start):
+def _end_of(text: str, start: int, most: int) -> tuple[int | None, int]:
+    """The index at which the bracket at `start` is closed, ignoring strings; and the tokens seen, at most `most`."""
+    depth = seen = 0
+    for match in islice(_BRACKET_OR_STRING.finditer(text, start), most):
+        seen += 1
         depth += {"{": 1, "}": -1}.get(match[0], 0)
         if depth == 0:
-            return match.end()
-    return None
+            return match.end(), seen
+    return None, seen
 
 
-_BRACKET_OR_STRING = re.compile(r'"(?:[^"\\]|\\.)*"|[{}]', re.DOTALL)
+# A string without an end goes on to the end of the text: looking for one from each quote of it would take its square.
+_BRACKET_OR_STRING = re.compile(r'"(?:[^"\\]++|\\.?)*+"?|[{}]', re.DOTALL)
 
 
 def _loaded(text: str) -> Any:

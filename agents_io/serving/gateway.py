@@ -29,11 +29,14 @@ from schemas.pb.gateway_pb2 import AgentHeartbeat, AgentHello, AgentToControlPla
 log = logging.getLogger(__name__)
 
 HEARTBEAT_MS = 5000
+MISSED = 4
+"""A gateway that pings, and is silent for so many heartbeats, is left: nothing ends the stream of a machine that is gone."""
 FIRST_PAUSE_S = 0.2
 MAX_PAUSE_S = 10.0
 CONNECT_TIMEOUT_S = 15.0
 FLUSH_LOOKS = 200
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+"""A larger one would end the stream, with every call on it."""
 _CODES = {400: "INVALID_ARGUMENT", 422: "FAILED_PRECONDITION", 429: "BUSY", 503: "DRAINING", 504: "TIMEOUT"}
 
 
@@ -66,6 +69,7 @@ class GatewayAgent:
         self._connected = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._node = ""
+        self._failure = "no answer"
 
     @property
     def ready_line(self) -> str:
@@ -88,7 +92,8 @@ class GatewayAgent:
             await self._task
         if not done:
             self._task.cancel()
-            raise TimeoutError(f"no gateway answers at {', '.join(self._gateways)}; is a worker's --grpc-port there?")
+            where = f"no gateway accepts the agent at {', '.join(self._gateways)}"
+            raise TimeoutError(f"{where}: {self._failure}; is a worker's --grpc-port there?")
         return self
 
     async def __aexit__(
@@ -122,7 +127,10 @@ class GatewayAgent:
             except grpc.aio.AioRpcError as error:
                 if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
                     raise DialFailed(f"{address} refuses agent {self._agent.id}: {error.details()}") from None
-                log.info("%s: %s %s", address, error.code(), error.details())
+                self._failure = f"{error.code().name} {error.details()}"
+                log.info("%s: %s", address, self._failure)
+            except TimeoutError:
+                log.warning("%s: silent for %.3g s; dialling again", address, MISSED * HEARTBEAT_MS / 1000)
             pause_s = FIRST_PAUSE_S if self._connected.is_set() else min(MAX_PAUSE_S, pause_s * 2)
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
 
@@ -138,8 +146,15 @@ class GatewayAgent:
             )
             self._outbox.put_nowait(AgentToControlPlane(request_id="hello", hello=hello))
             helpers = [asyncio.create_task(self._write(stream)), asyncio.create_task(self._heartbeats())]
+            patience_s: float | None = None  # until it has sent a ping
             try:
-                while (message := await stream.read()) is not grpc.aio.EOF:
+                while True:
+                    async with asyncio.timeout(patience_s):
+                        message = await stream.read()
+                    if message is grpc.aio.EOF:
+                        break
+                    if message.WhichOneof("payload") == "ping":
+                        patience_s = MISSED * HEARTBEAT_MS / 1000
                     self._take(message)
             finally:
                 left = [*helpers, *self._working.values()]
@@ -197,9 +212,12 @@ class GatewayAgent:
             timeout_s = request.timeout_ms / 1000 if request.timeout_ms > 0 else None
             reply = await self._runs.run(key, payload_of(request), timeout_s, request.context.get(CONTEXT_HEADER, ""))
             answer.task_result.CopyFrom(_result(request.task_id, reply))
+            if (size := answer.ByteSize()) > MAX_MESSAGE_BYTES:
+                raise CallFailed(422, f"the answer takes {size} bytes, more than the {MAX_MESSAGE_BYTES} of a message")
         except CallFailed as failed:
             code = _CODES.get(failed.status, "INTERNAL")
-            error = TaskError(task_id=request.task_id, error_code=code, error_message=str(failed))
+            later = "" if failed.retry_after_s is None else f"; try again in {failed.retry_after_s}s"
+            error = TaskError(task_id=request.task_id, error_code=code, error_message=f"{failed}{later}")
             answer.task_error.CopyFrom(error)
         self._outbox.put_nowait(answer)
 

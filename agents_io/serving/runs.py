@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from agents_io.daemon_threads import DaemonThreads
 from agents_io.protocols.functions.catalogue import CURRENT, FunctionCall
-from agents_io.protocols.functions.daemon_threads import DaemonThreads
 from agents_io.serving.answers import CallFailed, Reply, failure_of, reply_of
 from agents_io.transport import text_of
 from schemas.exact_json import loads
@@ -40,9 +40,7 @@ class Served(Protocol):
     """An agent as its servers need it."""
 
     @property
-    def id(self) -> str:
-        """Its id."""
-        ...
+    def id(self) -> str: ...
 
     @property
     def capabilities(self) -> tuple[str, ...]:
@@ -167,6 +165,8 @@ class Runs:
             raise failure_of(error) from error
 
     def _remember(self, key: str, reply: Reply) -> None:
+        if key in self._answers:  # of a run that was cancelled, and went on all the same
+            self._bytes -= len(self._answers.pop(key)[1].body)
         self._answers[key] = asyncio.get_running_loop().time(), reply
         self._bytes += len(reply.body)
         while len(self._answers) > REMEMBER_ANSWERS or (self._bytes > REMEMBER_BYTES and self._answers):

@@ -72,7 +72,10 @@ def settings() -> str:
 def topics() -> str:
     from schemas.topics import DEFAULT_PARTITIONS, TOPICS, dead_letter_config
 
-    flow = [[f"`{t.name}`", t.key, t.message.__name__, t.written_by, t.read_by, t.cleanup] for t in TOPICS]
+    flow = [
+        [f"`{t.name}`", t.key, t.message.__name__, ", ".join(t.written_by), ", ".join(t.read_by), t.cleanup]
+        for t in TOPICS
+    ]
     flow.append(
         ["`dlq.parallax.<topic>`", "original key", "the original bytes", "the service that rejects", "users", "delete"]
     )
@@ -231,6 +234,8 @@ def python() -> str:
     import agents_io
     import streams
     import streams.testing
+    from streams.client.directory import AgentDirectory
+    from streams.client.schedules import ScheduleDirectory
 
     parts = ["# Python API\n\nEvery name of `streams` has a blocking twin in `streams.sync`."]
     for module in (streams, agents_io, streams.testing):
@@ -239,14 +244,26 @@ def python() -> str:
             found = getattr(module, name)
             rows.append([f"`{name}`", cell((inspect.getdoc(found) or "").partition("\n\n")[0])])
         parts.append(f"## {module.__name__}\n\n" + table(["name", "meaning"], rows))
+    for title, holder in (
+        ("Methods of Client", streams.Client),
+        ("Methods of client.agents", AgentDirectory),
+        ("Methods of client.schedules", ScheduleDirectory),
+        ("Methods of Handle", streams.Handle),
+        ("Methods of VirtualTime", streams.testing.VirtualTime),
+    ):
+        parts.append(f"## {title}\n\n" + table(["method", "meaning"], methods(holder)))
+    return "\n\n".join(parts)
+
+
+def methods(holder: type) -> list[list[str]]:
+    """A row for each public method of the class."""
     rows = []
-    for name, method in inspect.getmembers(streams.Client, callable):
+    for name, method in inspect.getmembers(holder, callable):
         if not name.startswith("_"):
             names = [p for p in inspect.signature(method).parameters if p != "self"]
             about = cell((inspect.getdoc(method) or "").partition("\n\n")[0])
             rows.append([f"`{name}({', '.join(names)})`", about])
-    parts.append("## Methods of Client\n\n" + table(["method", "meaning"], rows))
-    return "\n\n".join(parts)
+    return rows
 
 
 def interop() -> str:

@@ -13,13 +13,13 @@ Protocol = Literal["http", "grpc", "gateway", "a2a", "openai", "mcp", "kafka"]
 
 
 class Limits(Message):
-    """Limits of calls to one agent: `max_requests` in any `window_ms`, `max_concurrency` at once."""
+    """Limits of calls to one agent: `maxRequests` in any `windowMs`, `maxConcurrency` at once."""
 
     max_requests: Annotated[int, Field(ge=1), OrDefault] = 100
     window_ms: Annotated[DurationMs, OrDefault] = 60_000
     max_concurrency: Annotated[int, Field(ge=1, le=100_000), OrDefault] = 10
     adaptive: bool | None = None
-    """Whether the concurrency is found by trying, `max_concurrency` at most."""
+    """Whether the concurrency is found by trying, `maxConcurrency` at most."""
     hedge: bool | None = None
     """Whether a second call may run beside a slow first one, since the agent honours the Idempotency-Key."""
 
@@ -27,8 +27,8 @@ class Limits(Message):
 class BreakerLimits(Message):
     """When an agent's circuit opens and for how long; milliseconds.
 
-    `failure_rate` replaces the threshold; `slow_rate` (with `slow_call_duration`) applies in addition; both need
-    `minimum_calls`. `mode`: `open` lets no call through, `disabled` lets all.
+    `failureRate` replaces the threshold; `slowRate` (with `slowCallDuration`) applies in addition; both need
+    `minimumCalls`. `mode`: `open` lets no call through, `disabled` lets all.
     """
 
     failure_threshold: Annotated[int, Field(ge=1, le=10_000), OrDefault] = 5
@@ -198,8 +198,8 @@ class AgentStanding(Message):
     """An agent's status as its owner partition knows it, for workers that choose among several agents (compacted topic
     `standings`).
 
-    `load`: tasks that wait for it or are being called; `response_time` in ms and `confidence` are of recent answers.
-    `calibrated_confidence`: that confidence calibrated by known outcomes; None while unknown.
+    `load`: tasks that wait for it or are being called; `responseTime` in ms and `confidence` are of recent answers.
+    `calibratedConfidence`: that confidence calibrated by known outcomes; None while unknown.
     """
 
     agent_id: Id

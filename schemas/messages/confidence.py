@@ -17,11 +17,11 @@ AnomalyType = Literal[
 
 
 class ConfidenceDataPoint(Message):
-    """The confidence that one execution stated, and whether it succeeded. Times in ms; `execution_time` without
+    """The confidence that one execution stated, and whether it succeeded. Times in ms; `executionTime` without
     waiting.
 
     `cost`: in the currency of the prices (setting `stats.prices`), or as the agent reports it. With `feedback`: the
-    point of `task_id` once more, unchanged but for `success`, which holds the true outcome.
+    point of `taskId` once more, unchanged but for `success`, which holds the true outcome.
     """
 
     agent_id: Id
@@ -66,7 +66,7 @@ class AgentCalibration(Message):
     """An agent's stated confidence compared with known outcomes. `table`: calibrated confidence at the
     stated 0, 0.05, ... 1.
 
-    `gap`: mean confidence less success rate (positive: overconfident) with its 95 % interval; `calibration_error`: root
+    `gap`: mean confidence less success rate (positive: overconfident) with its 95 % interval; `calibrationError`: root
     mean square over the bins, less what chance alone would show.
     """
 

@@ -65,13 +65,15 @@ class KeptAnswer(Message):
     metadata: dict[str, Any] = {}
     """The other members of the agent's answer."""
     expires: Timestamp
+    source: str = ""
+    """Of the registration by which it was answered, see `answer_source`; empty for agents without one."""
 
 
 class KeptHead(Message):
     """The progress of a consumer group in one topic partition: the commit offset, and the map of records finished
     beyond it.
 
-    `topic_id`: identifies the topic among those of one name; `epoch`: its leader epoch when the log was last known to
+    `topicId`: identifies the topic among those of one name; `epoch`: its leader epoch when the log was last known to
     hold everything below `checked`. Empty and -1: unknown.
     """
 

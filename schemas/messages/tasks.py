@@ -38,7 +38,7 @@ class TaskMetadata(Message):
     timeout: DurationMs | None = None
     """One attempt, from the begin of the call to its answer."""
     deadline: Timestamp | None = None
-    """The whole task, waiting included; likewise `expires_in`, counted from the record's timestamp."""
+    """The whole task, waiting included; likewise `expiresIn`, counted from the record's timestamp."""
     expires_in: DurationMs | None = None
     not_before: Timestamp | None = None
     """No agent is called before this time."""
@@ -108,9 +108,9 @@ class TaskError(Message):
 
 
 class Result(Message):
-    """The one terminal result of a task. `execution_time` in ms, from the begin of the first call to the end.
+    """The one terminal result of a task. `executionTime` in ms, from the begin of the first call to the end.
 
-    `wait_time` in ms, from the timestamp of the task's record to the first call, or to the end without a call.
+    `waitTime` in ms, from the timestamp of the task's record to the first call, or to the end without a call.
     """
 
     task_id: Id

@@ -92,9 +92,9 @@ class AgentStatusPublisher:
                 # An agent without calls since, healthy and with a closed circuit, has the same status as before.
                 if self._ended.get(agent_id) != seen or last is None or not last.healthy or last.circuit != "closed":
                     self._ended[agent_id] = seen
-                    self.tell(agent_id, caller)
+                    self.publish(agent_id, caller)
                 elif caller.queue.breaker.config.mode == "open":
-                    self.tell(agent_id, caller)
+                    self.publish(agent_id, caller)
         if hedges > self._hedges:
             self._metrics.hedges.inc(hedges - self._hedges)
         self._hedges = hedges
@@ -112,12 +112,12 @@ class AgentStatusPublisher:
         for agent_id, agent in dialled.items():
             last = self._published.get(agent_id) or self._agent_statuses.get(agent_id)
             if last is None or (last.reason == "connection") == connected(agent):
-                self.tell(agent_id, self._caller(agent_id))
+                self.publish(agent_id, self._caller(agent_id))
 
     def _caller(self, agent_id: str) -> Caller[Any] | None:
         return next((callers[agent_id] for callers in self._callers() if agent_id in callers), None)
 
-    def tell(self, agent_id: str, caller: Caller[Any] | None) -> None:
+    def publish(self, agent_id: str, caller: Caller[Any] | None) -> None:
         """Publish the agent's status if it changed. `caller`: None if it has not been called yet."""
         last = self._published.get(agent_id) or self._agent_statuses.get(agent_id)
         agent_status = self._agent_status(agent_id, caller, last)
@@ -151,7 +151,7 @@ class AgentStatusPublisher:
         before = checks.well
         last = self._published.get(agent_id)
         if checks.observe(well is True) != before or last is None or not last.healthy:
-            self.tell(agent_id, caller)
+            self.publish(agent_id, caller)
 
     def on_not_checked(self, agent_id: str) -> None:
         """The agent is no longer checked: its partition moved, it is gone, or it has no health check."""

@@ -46,7 +46,7 @@ class AgentsFile:
             content = self._read()
             await self._merge(content)
         except (OSError, AgentsFileError) as error:
-            raise SettingsError(f"agents_file {self._path}: {_said(error)}") from None
+            raise SettingsError(f"agents_file {self._path}: {_reason(error)}") from None
         self._settled = _digest(content)
 
     async def run(self) -> None:
@@ -73,7 +73,7 @@ class AgentsFile:
                 log.warning(
                     "agents_file cannot be read; keeping the agents registered from it",
                     file=str(self._path),
-                    error=_said(error),
+                    error=_reason(error),
                 )
             self._settled, self._stamp = digest, None
             return digest
@@ -87,7 +87,7 @@ class AgentsFile:
                 log.warning(
                     "agents_file is invalid; keeping the agents registered from it",
                     file=str(self._path),
-                    error=_said(error),
+                    error=_reason(error),
                 )
         self._settled, self._stamp = digest, stamp
         return digest
@@ -130,5 +130,5 @@ def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)

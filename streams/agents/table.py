@@ -113,13 +113,13 @@ class AgentTable:
         old = self._agents.get(agent.id)
         self._agents[agent.id] = agent
         if old is None or not only_renewed(old, agent):
-            self._tell(agent.id, agent, record)
+            self._notify(agent.id, agent, record)
 
     def _remove(self, agent_id: str, record: ConsumerRecord) -> None:
         if self._agents.pop(agent_id, None) is not None:
-            self._tell(agent_id, None, record)
+            self._notify(agent_id, None, record)
 
-    def _tell(self, agent_id: str, agent: AgentRegistration | None, record: ConsumerRecord) -> None:
+    def _notify(self, agent_id: str, agent: AgentRegistration | None, record: ConsumerRecord) -> None:
         self.version += 1
         if self._loaded:
             for listener in self._listeners:

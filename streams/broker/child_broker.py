@@ -121,7 +121,7 @@ class ChildBroker(ABC):
 
     def _last_words(self) -> str:
         lines = self._output.decode("utf-8", "replace").strip().splitlines()
-        return f"it said: {lines[-1][:300]}" if lines else "it printed nothing"
+        return f"its last output: {lines[-1][:300]}" if lines else "it printed nothing"
 
     async def stop(self) -> None:
         """SIGTERM, after `STOP_TIMEOUT_S` SIGKILL. Idempotent; never raises because the process is gone already."""

@@ -71,10 +71,10 @@ class Sender:
         self._unacknowledged: list[Any] = []
         self.sent = 0
 
-    async def send(self, name: str, key: bytes | None, value: bytes | None) -> None:
-        """Send one record; `flush` waits for its acknowledgement."""
+    async def send(self, name: str, key: bytes | None, value: bytes | None, partition: int | None = None) -> None:
+        """Send one record; `flush` waits for its acknowledgement. `partition`: None lets the key decide."""
         topic = full_name(name, self._prefix)
-        self._unacknowledged.append(await self._producer.send(topic, value=value, key=key))
+        self._unacknowledged.append(await self._producer.send(topic, value=value, key=key, partition=partition))
         self.sent += 1
         if len(self._unacknowledged) >= SEND_WINDOW:
             await self.flush()

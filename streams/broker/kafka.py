@@ -165,7 +165,7 @@ async def reach(settings: Settings, timeout_s: float) -> None:
     """
     options = client_options(settings)
     deadline = time.monotonic() + timeout_s
-    reason, said = f"no answer within {timeout_s:g} s", ""
+    reason, last = f"no answer within {timeout_s:g} s", ""
     while True:
         addresses = _addresses(settings)
         for at, (host, port) in enumerate(addresses):
@@ -177,7 +177,7 @@ async def reach(settings: Settings, timeout_s: float) -> None:
                 await _answers(options, host, port, min(left_s / (len(addresses) - at), CONNECT_TIMEOUT_S))
             except (kafka_errors.KafkaError, OSError, UnicodeError) as error:  # UnicodeError: a name too long for DNS
                 # The last try may have had too little time: an earlier error is more useful.
-                reason = said = reason if said and isinstance(error, TimeoutError) else _reason(error, settings)
+                reason = last = reason if last and isinstance(error, TimeoutError) else _reason(error, settings)
                 if _hopeless(error):
                     deadline = 0.0
             else:

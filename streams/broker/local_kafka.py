@@ -113,9 +113,9 @@ class LocalKafka(ChildBroker):
                 process.kill()
                 await process.wait()
         if process.returncode:
-            said = output.decode("utf-8", "replace").strip().splitlines()
+            lines = output.decode("utf-8", "replace").strip().splitlines()
             raise ChildBrokerError(
-                f"{self._scripts.storage} failed: {said[-1][:300] if said else 'it printed nothing'}"
+                f"{self._scripts.storage} failed: {lines[-1][:300] if lines else 'it printed nothing'}"
             )
 
     @property

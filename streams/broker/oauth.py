@@ -144,7 +144,7 @@ class EndpointTokens(_KeptTokens):
         if answer.status_code in (400, 401, 403):
             raise TokenRefused(
                 f"no token from {self._url}: it refuses kafka.sasl_oauthbearer_client_id and its secret, or the scope"
-                f" ({answer.status_code}{_said(answer)})"
+                f" ({answer.status_code}{_reason(answer)})"
             )
         if answer.status_code != 200:
             raise TokenUnavailable(f"no token from {self._url} ({HINT}): it answers {answer.status_code}")
@@ -161,20 +161,20 @@ class EndpointTokens(_KeptTokens):
         return token, _lifetime_s(body.get("expires_in") if isinstance(body, dict) else None)
 
 
-def _lifetime_s(said: Any) -> float:
+def _lifetime_s(value: Any) -> float:
     """A token's lifetime in seconds. Some servers write the number as text.
 
     >>> _lifetime_s(3600), _lifetime_s("300"), _lifetime_s(None), _lifetime_s(-1), _lifetime_s(float("inf"))
     (3600.0, 300.0, 60.0, 60.0, 86400.0)
     """
-    if isinstance(said, str) and said.isdigit() and len(said) < 10:
-        said = int(said)
-    if isinstance(said, bool) or not isinstance(said, (int, float)) or not said > 0:
+    if isinstance(value, str) and value.isdigit() and len(value) < 10:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         return DEFAULT_S
-    return min(float(said), MOST_S)
+    return min(float(value), MOST_S)
 
 
-def _said(answer: httpx.Response) -> str:
+def _reason(answer: httpx.Response) -> str:
     """The error code of RFC 6749, section 5.2, if there is one."""
     try:
         code = answer.json().get("error")

@@ -46,7 +46,7 @@ class Refusal:
 
     name: str
     error: Any
-    said: str
+    message: str
 
 
 class Fitting:
@@ -80,7 +80,7 @@ class Fitting:
         if refusal.error not in _CONFIG_ERRORS:
             return False
         known = [name for name in shape.config if name not in shape.chosen]
-        named = [name for name in known if name in refusal.said]
+        named = [name for name in known if name in refusal.message]
         # A name may be part of another: retention.ms of delete.retention.ms.
         suspects = sorted(named, key=len, reverse=True) or known
         for name in suspects:
@@ -91,7 +91,7 @@ class Fitting:
             alone = (await self._refusals([self._with(shape, name, value)])).get(shape.name)
             if alone is None or alone.error not in _CONFIG_ERRORS:
                 continue
-            for candidate in candidates(name, value, alone.said):
+            for candidate in candidates(name, value, alone.message):
                 trial = await self._refusals([self._with(shape, name, candidate)])
                 if shape.name not in trial:
                     self._known[name, value] = candidate
@@ -115,10 +115,10 @@ class Fitting:
             validate_only=True,
         )
         found = {}
-        for name, code, *said in answer.topic_errors:
+        for name, code, *message in answer.topic_errors:
             error: Any = kafka_errors.for_code(code)
             if code != 0 and error not in _LATER and not error.retriable:
-                found[name] = Refusal(name, error, (said[0] if said else None) or error.description)
+                found[name] = Refusal(name, error, (message[0] if message else None) or error.description)
         return found
 
 

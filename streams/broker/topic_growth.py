@@ -18,8 +18,8 @@ from aiokafka.errors import GroupAuthorizationFailedError
 from schemas.access import Who, role_group
 from schemas.topics import ALIGNED, INTAKE, PLAN_INTAKE, SCHEDULE_INTAKE, full_name
 from streams.broker.topics_admin import (
+    MissingTopics,
     TopicsError,
-    TopicsMissing,
     add_partitions,
     admin_client,
     partitions_now,
@@ -51,14 +51,14 @@ class GroupState:
 async def grow(settings: Settings, partitions: int) -> list[TopicChange]:
     """Add partitions to these topics up to the number, one topic after the other.
 
-    Raises `TopicsError` (also for an unsuitable number, or while workers of an older version run), `TopicsMissing`,
+    Raises `TopicsError` (also for an unsuitable number, or while workers of an older version run), `MissingTopics`,
     `BrokerUnreachable`, `SettingsError`.
     """
     names = {full_name(name, settings.topic_prefix): name for name in ALIGNED}
     async with admin_client(settings) as admin:
         existing = {name: len(parts) for name, parts in (await partitions_now(admin)).items()}
         if missing := [name for name in names if name not in existing]:
-            raise TopicsMissing(f"missing topics: {', '.join(missing)}; create them with: parallax topics apply")
+            raise MissingTopics(f"missing topics: {', '.join(missing)}; create them with: parallax topics apply")
         counts = {short: existing[name] for name, short in names.items()}
         try:
             growing = planned_growth(counts, partitions)

@@ -24,7 +24,7 @@ from streams.broker.access import require
 from streams.broker.kafka import CLIENT_ID, BrokerUnreachable, client_options, reach
 from streams.broker.topic_bounds import Fitting, NewShape, Refusal, new_topic
 from streams.rules.broker.growth import growth_rank
-from streams.rules.broker.topic_plan import TopicChange, Wanted, differences, plan, wanted
+from streams.rules.broker.topic_plan import TopicChange, WantedTopic, differences, plan, wanted
 from streams.settings import Settings
 
 REACH_TIMEOUT_S = 10.0
@@ -37,7 +37,7 @@ class TopicsError(Exception):
     """The broker refused to create or grow a topic. The message is one line: the topic and the reason."""
 
 
-class TopicsMissing(Exception):
+class MissingTopics(Exception):
     """Topics are missing, or those of `ALIGNED` do not have equal partition counts. The message names the remedy."""
 
 
@@ -97,7 +97,7 @@ async def apply(
 
 def _shapes(
     changes: list[TopicChange],
-    topics: list[Wanted],
+    topics: list[WantedTopic],
     overrides: Mapping[str, Mapping[str, str]],
     left_out: Collection[str],
 ) -> list[NewShape]:
@@ -162,7 +162,7 @@ async def topic_configs(settings: Settings, names: Collection[str]) -> dict[str,
 
 
 async def check(settings: Settings, equal: bool = False) -> int:
-    """The partition count of the aligned topics. Raises `TopicsMissing`, `BrokerUnreachable`, `SettingsError`.
+    """The partition count of the aligned topics. Raises `MissingTopics`, `BrokerUnreachable`, `SettingsError`.
 
     While partitions are added, some topics may already have a multiple of it: workers use the partitions that all have.
     `equal`: none may.
@@ -172,12 +172,12 @@ async def check(settings: Settings, equal: bool = False) -> int:
         existing = {name: len(parts) for name, parts in (await partitions_now(admin)).items()}
     missing = [topic.name for topic in topics if topic.name not in existing]
     if missing:
-        raise TopicsMissing(f"missing topics: {', '.join(missing)}; create them with: parallax topics apply")
+        raise MissingTopics(f"missing topics: {', '.join(missing)}; create them with: parallax topics apply")
     counts = {topic.name: existing[topic.name] for topic in topics if topic.aligned}
     least = min(counts.values())
     if any(count % least or (equal and count > least) for count in counts.values()):
         listed = ", ".join(f"{name} has {count}" for name, count in counts.items())
-        raise TopicsMissing(
+        raise MissingTopics(
             f"partition counts must be equal, but {listed}; tasks in the extra partitions wait; fix it "
             "with: parallax topics apply"
         )
@@ -259,8 +259,8 @@ def _refused(refusals: list[Refusal], count: int) -> str:
     """One line for all refusals; one refusal of access stands for the others."""
     first = refusals[0]
     if len(refusals) == 1 or _remedy(first.error):
-        return f"cannot create {first.name}: {first.said}{_remedy(first.error)}"
-    listed = "; ".join(f"{refusal.name}: {refusal.said}" for refusal in refusals)
+        return f"cannot create {first.name}: {first.message}{_remedy(first.error)}"
+    listed = "; ".join(f"{refusal.name}: {refusal.message}" for refusal in refusals)
     return (
         f"the cluster refuses {len(refusals)} of {count} topics, and none was created: {listed}; "
         "choose a value with --set topic.config=value, or leave one to the cluster with --leave-out config"

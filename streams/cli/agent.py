@@ -14,7 +14,7 @@ import typer
 from streams.cli.options import FAILED, USAGE, CommandError, settings_from
 from streams.cli.running import REACH_TIMEOUT_S
 
-app = typer.Typer(help="Run agents of your own.", rich_markup_mode=None)
+app = typer.Typer(help="Run your own agents.", rich_markup_mode=None)
 
 
 @app.callback()

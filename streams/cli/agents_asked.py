@@ -43,13 +43,15 @@ def completed(given: dict[str, Any]) -> dict[str, Any]:
                 + "\n".join(f"  {protocol}: {reason}" for protocol, reason in seen.reasons),
                 FAILED,
             )
-        say(f"nothing we know answered at {endpoint} within {TIMEOUT_S:g} s; registered as {agent.transport}")
+        say(
+            f"no agent of a known protocol answered at {endpoint} within {TIMEOUT_S:g} s; registered as {agent.transport}"
+        )
         for protocol, reason in seen.reasons:
             say(f"  {protocol}: {reason}")
         return given
-    say(f"at {endpoint} there is {found.said}")
+    say(f"at {endpoint} there is {found.description}")
     if agent.protocol is not None and agent.protocol != found.protocol:
-        say(f"registered as {agent.protocol}, as --protocol says")
+        say(f"registered as {agent.protocol} because of --protocol")
         return given
     return filled(given, found)
 

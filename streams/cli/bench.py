@@ -87,8 +87,8 @@ def _measured(
         alarms = [(one, run(one)) for one in labelled]
         for least in SEVERITIES if name == "parallax" else SEVERITIES[-1:]:
             rows = judge(name, alarms, SEVERITIES[SEVERITIES.index(least) :])
-            said = f"{name}, severity >= {least}" if name == "parallax" else name
-            right += [replace(row, detector=said) for row in rows]
+            title = f"{name}, severity >= {least}" if name == "parallax" else name
+            right += [replace(row, detector=title) for row in rows]
     return {
         "delays": late,
         "runLengths": long,

@@ -178,8 +178,8 @@ def replay(
     """Send dead letters back to the topics they came from, with original key and bytes and the header parallax-replayed
     counted up.
 
-    Dead letters stay on their topic: a second replay sends them again. Those from dispatch or parked go to tasks. Exit
-    1 if any could not be replayed; 4 if there is none at a position (then none is replayed).
+    Dead letters stay on their topic: a second replay sends them again. Those from dispatch, parked or scheduled go to
+    tasks. Exit 1 if any could not be replayed; 4 if there is none at a position (then none is replayed).
     """
     settings = settings_from(bootstrap_servers, topic_prefix)
     given = names or []

@@ -194,11 +194,11 @@ async def _clock(settings: Settings) -> list[dict[str, Any]]:
 
 
 async def _topics(settings: Settings) -> dict[str, Any]:
-    from streams.broker.topics_admin import TopicsError, TopicsMissing, check
+    from streams.broker.topics_admin import MissingTopics, TopicsError, check
 
     try:
         partitions = await check(settings, equal=True)
-    except (TopicsMissing, TopicsError) as error:
+    except (MissingTopics, TopicsError) as error:
         return _row("topics", "failed", str(error))
     return _row("topics", "ok", f"all there, {partitions} partitions of tasks")
 

@@ -1,7 +1,7 @@
 """`parallax feedback ID success|failure`: reports the true outcome of an answered task to the statistics.
 
-In: a task id. Reads `data-points` once and sends the task's point again with the true `success` and `feedback: true`,
-under the same key, so it comes after the first one. Reporting the same twice changes nothing.
+In: a task id. Reads `data-points` once and sends the task's point again with the true `success` and `feedback: true`, to
+the partition where the first one lies: its series is counted there. Reporting the same twice changes nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from streams.settings import Settings
 
 
-class Outcome(StrEnum):
+class FeedbackOutcome(StrEnum):
     """The true outcome of a task."""
 
     success = "success"
@@ -28,7 +28,7 @@ class Outcome(StrEnum):
 
 def feedback(
     task_id: Annotated[str, typer.Argument(metavar="ID")],
-    outcome: Annotated[Outcome, typer.Argument(metavar="success|failure")],
+    outcome: Annotated[FeedbackOutcome, typer.Argument(metavar="success|failure")],
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
@@ -39,12 +39,12 @@ def feedback(
     calibratedConfidence. Exit 4 if no data point of the task is found.
     """
     settings = settings_from(bootstrap_servers, topic_prefix)
-    run(settings, _feedback(settings, task_id, outcome is Outcome.success, output or Format.text))
+    run(settings, _feedback(settings, task_id, outcome is FeedbackOutcome.success, output or Format.text))
 
 
 async def _feedback(settings: Settings, task_id: str, success: bool, form: Format) -> None:
     from schemas.exact_json import loads
-    from streams.broker.client import send_keyed
+    from streams.broker.client import sending
     from streams.client.errors import NotFound
     from streams.client.history import feedback_request
 
@@ -52,7 +52,8 @@ async def _feedback(settings: Settings, task_id: str, success: bool, form: Forma
         request = await feedback_request(settings, task_id, success, since=0)
     except NotFound:
         raise CommandError(f"task {task_id}: no data point of an answer found", NOT_FOUND) from None
-    await send_keyed(settings, "data-points", [(request.key, request.value)])
+    async with sending(settings) as sender:
+        await sender.send("data-points", request.key, request.value, request.partition)
     point = loads(request.value)
     row = {"taskId": task_id, "agentId": point["agentId"], "confidence": point["confidence"], "success": success}
     rows_as(form, [row], tuple(row))

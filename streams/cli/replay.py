@@ -146,8 +146,8 @@ class Report:
         elif self._form is Format.jsonl:
             json_line(row)
         else:
-            said = f"{status}: {problem}" if problem else f"{status} to {row['to']} (replay {row['count']})"
-            line(printable(f"{place}  {said}"))
+            outcome = f"{status}: {problem}" if problem else f"{status} to {row['to']} (replay {row['count']})"
+            line(printable(f"{place}  {outcome}"))
 
     def end(self, stopped: bool = False) -> None:
         """Print the totals. Raises `typer.Exit` with 1 if any failed, unless the caller raises what `stopped` it."""

@@ -194,7 +194,7 @@ async def _rm(settings: Settings, schedule_id: str, form: Format) -> None:
 
     listing = await _listing(settings)
     if schedule_id not in listing.found and schedule_id not in listing.refused:
-        raise CommandError(f"schedules: there is none of the id {schedule_id}", NOT_FOUND)
+        raise CommandError(f"schedules: no schedule has the id {schedule_id}", NOT_FOUND)
     await send_keyed(settings, "schedules", [(schedule_id.encode(), None)])
     rows_as(form, [{"id": schedule_id, "removed": True}], ("id", "removed"))
 
@@ -202,7 +202,7 @@ async def _rm(settings: Settings, schedule_id: str, form: Format) -> None:
 async def _found(settings: Settings, schedule_id: str) -> dict[str, Any]:
     data = (await _schedules(settings)).get(schedule_id)
     if data is None:
-        raise CommandError(f"schedules: there is none of the id {schedule_id}", NOT_FOUND)
+        raise CommandError(f"schedules: no schedule has the id {schedule_id}", NOT_FOUND)
     return data
 
 

@@ -66,7 +66,7 @@ class Lines:
 
 
 @dataclass(slots=True)
-class Waiting:
+class AwaitedResults:
     """The ids without a result, and how the others ended."""
 
     ids: dict[str, None] = field(default_factory=dict)
@@ -245,7 +245,7 @@ async def _send(settings: Settings, lines: Lines) -> None:
         await _send_all(sender, topic, lines, None)
 
 
-async def _send_all(sender: Sender, topic: str, lines: Lines, waiting: Waiting | None) -> None:
+async def _send_all(sender: Sender, topic: str, lines: Lines, waiting: AwaitedResults | None) -> None:
     try:
         async for item in _each(lines):
             if waiting is not None:
@@ -265,7 +265,7 @@ async def _send_and_wait(settings: Settings, lines: Lines, timeout_s: float | No
 
     topic, answers, id_name = ("plans", "plan-results", "planId") if lines.plan else ("tasks", "results", "taskId")
     await require_topics(settings, topic, answers, "events")
-    waiting = Waiting()
+    waiting = AwaitedResults()
     async with (
         TopicFeed(settings, answers) as results,
         TopicFeed(settings, "events") as events,
@@ -294,7 +294,7 @@ async def _send_and_wait(settings: Settings, lines: Lines, timeout_s: float | No
         raise CommandError(f"{waiting.failed} of {waiting.answered} did not succeed", FAILED)
 
 
-async def _print_answers(results: TopicFeed, waiting: Waiting, id_name: str, form: Format) -> None:
+async def _print_answers(results: TopicFeed, waiting: AwaitedResults, id_name: str, form: Format) -> None:
     from streams.cli.tail import as_json
 
     while not waiting.over():
@@ -302,7 +302,7 @@ async def _print_answers(results: TopicFeed, waiting: Waiting, id_name: str, for
             _take(as_json(record.value), waiting, waiting.ids.keys(), id_name, form)
 
 
-async def _print_earlier(settings: Settings, answers: str, waiting: Waiting, id_name: str, form: Format) -> None:
+async def _print_earlier(settings: Settings, answers: str, waiting: AwaitedResults, id_name: str, form: Format) -> None:
     """Print the results of ids that were answered before this command. An id without one is still in progress: its
     result will come.
     """
@@ -337,7 +337,7 @@ async def _print_earlier(settings: Settings, answers: str, waiting: Waiting, id_
             say(f"{found} of {len(wanted)} ids sent before were answered before: the results are those of then")
 
 
-def _take(answer: Any, waiting: Waiting, wanted: AbstractSet[str], id_name: str, form: Format) -> bool:
+def _take(answer: Any, waiting: AwaitedResults, wanted: AbstractSet[str], id_name: str, form: Format) -> bool:
     """Count and print the result of an id that is waited for; returns whether it was one."""
     if not isinstance(answer, dict) or answer.get(id_name) not in wanted:
         return False
@@ -348,7 +348,7 @@ def _take(answer: Any, waiting: Waiting, wanted: AbstractSet[str], id_name: str,
     return True
 
 
-async def _tell_events(events: TopicFeed, waiting: Waiting, id_name: str) -> None:
+async def _tell_events(events: TopicFeed, waiting: AwaitedResults, id_name: str) -> None:
     """Report progress of plans, and which ids were sent before."""
     from streams.cli.tail import as_json
 

@@ -52,7 +52,7 @@ async def _ls(settings: Settings, given: list[str], form: Format) -> None:
     rows_as(form, [_for_table(row) for row in rows] if form is Format.text else rows, COLUMNS)
 
 
-class Found(NamedTuple):
+class FoundWorkers(NamedTuple):
     """`rows`: what each worker reports; `urls`: their addresses; `silent`: workers left out, with the reason."""
 
     rows: list[dict[str, Any]]
@@ -60,7 +60,7 @@ class Found(NamedTuple):
     silent: dict[str, str]
 
 
-async def found_workers(settings: Settings, given: list[str]) -> Found:
+async def found_workers(settings: Settings, given: list[str]) -> FoundWorkers:
     """Each worker once, also those that others name. `given`: typed addresses; without any see `worker_urls`."""
     urls = await worker_urls(settings, given)
     guessed = None if given else own_url(settings)
@@ -81,7 +81,7 @@ async def found_workers(settings: Settings, given: list[str]) -> Found:
             urls = [*urls, *(peer for peer in body.get("peers", ()) if isinstance(peer, str))]
         if len(asked) > MAX_WORKERS:
             break
-    return Found([row for _, row in found.values()], [url for url, _ in found.values()], silent)
+    return FoundWorkers([row for _, row in found.values()], [url for url, _ in found.values()], silent)
 
 
 def _for_table(row: dict[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from streams.client.result import TaskResult, read_result
 from streams.client.schedules import ScheduleDirectory
 from streams.client.subscriptions import Subscriptions
 from streams.client.times import Duration, Moment, Since, seconds
-from streams.client.waiting import ResultReader, Waiting, wait_error
+from streams.client.waiting import ResultReader, WaitingCall, wait_error
 from streams.client.watch import WaitWatch
 from streams.client.web import WorkerApi
 from streams.settings import Settings
@@ -366,7 +366,9 @@ class Client(Subscriptions):
         await self._know(topic)
         await self._producer.send(topic, request)
 
-    async def _submit(self, request: Request, *, given: bool, acknowledged: bool = False) -> Waiting[TaskResult[Any]]:
+    async def _submit(
+        self, request: Request, *, given: bool, acknowledged: bool = False
+    ) -> WaitingCall[TaskResult[Any]]:
         await self._ready(self._results)
         waiting = self._results.wait_for(request.id)
         if acknowledged:

@@ -89,11 +89,11 @@ class AgentRejected(TaskFailed, code="http_4xx"):
 
 
 class RateLimited(TaskFailed, code="rate_limited"):
-    """The agent asked for a pause longer than the task could wait."""
+    """The agent answered each attempt that it is busy (429), without saying how long."""
 
 
 class CircuitOpen(TaskFailed, code="circuit_open"):
-    """The agent's circuit was open for longer than the task could wait."""
+    """The agent's circuit is open. Workers of this version let the task wait: it ends as `expired` at its deadline."""
 
 
 class BadResponse(TaskFailed, code="bad_response"):

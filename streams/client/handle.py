@@ -12,7 +12,7 @@ from streams.client.result import TaskResult
 from streams.client.times import Duration, seconds
 
 if TYPE_CHECKING:
-    from streams.client.waiting import Waiting
+    from streams.client.waiting import WaitingCall
 
 T = TypeVar("T")
 
@@ -22,7 +22,9 @@ class Handle:
 
     __slots__ = ("_cancel", "_waiting", "id")
 
-    def __init__(self, waiting: Waiting[TaskResult[Any]], cancel: Callable[[str, str | None], Awaitable[None]]) -> None:
+    def __init__(
+        self, waiting: WaitingCall[TaskResult[Any]], cancel: Callable[[str, str | None], Awaitable[None]]
+    ) -> None:
         self.id = waiting.id
         self._waiting = waiting
         self._cancel = cancel

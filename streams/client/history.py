@@ -25,7 +25,7 @@ from streams.client.connection import partitions_of, records_since
 from streams.client.errors import ClientError, InvalidTask, NotFound
 from streams.client.requests import Request, check, encode
 from streams.client.times import Since, since_ms
-from streams.client.waiting import ResultReader, Waiting
+from streams.client.waiting import ResultReader, WaitingCall
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -47,11 +47,11 @@ class EarlierResults:
         self._settings = settings
         self._reader = reader
         self._partitions = partitions
-        self._wanted: dict[str, tuple[Waiting[Any], int]] = {}
+        self._wanted: dict[str, tuple[WaitingCall[Any], int]] = {}
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
-    def search(self, waiting: Waiting[Any], since: Since, *, at_once: bool) -> None:
+    def search(self, waiting: WaitingCall[Any], since: Since, *, at_once: bool) -> None:
         """Find the result if it was written since then; else keep waiting."""
         begin_ms = since_ms(since, round(time.time() * 1000))
         if at_once:
@@ -60,13 +60,12 @@ class EarlierResults:
             asyncio.get_running_loop().call_later(FIRST_LOOK_S, self._add, waiting, begin_ms)
 
     async def close(self) -> None:
-        """Stop searching."""
         self._closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    def _add(self, waiting: Waiting[Any], begin_ms: int) -> None:
+    def _add(self, waiting: WaitingCall[Any], begin_ms: int) -> None:
         if waiting.future.done() or self._closed:
             return
         self._wanted[waiting.id] = waiting, begin_ms
@@ -85,7 +84,7 @@ class EarlierResults:
                 await asyncio.sleep(RETRY_S)
             await asyncio.sleep(REST_FACTOR * (time.monotonic() - begun))
 
-    async def _read(self, wanted: dict[str, tuple[Waiting[Any], int]]) -> None:
+    async def _read(self, wanted: dict[str, tuple[WaitingCall[Any], int]]) -> None:
         wanted = {name: (one, begin) for name, (one, begin) in wanted.items() if not one.future.done()}
         if not wanted:
             return
@@ -117,8 +116,10 @@ async def find_task(settings: Settings, task_id: str, since: Since) -> dict[str,
 
 
 async def feedback_request(settings: Settings, task_id: str, success: bool, since: Since) -> Request:
-    """The task's data point once more, with its true outcome. Raises `NotFound`, `ClientError`."""
-    found: tuple[bytes, ConfidenceDataPoint] | None = None
+    """The task's data point once more, with its true outcome, for the partition where it lies: its series is counted
+    there, whatever partitioner its producer has. Raises `NotFound`, `ClientError`.
+    """
+    found: tuple[ConsumerRecord, ConfidenceDataPoint] | None = None
     part = needle(task_id)
     async for record in _records(settings, "data-points", since):
         if record.value is None or part not in record.value:
@@ -128,11 +129,15 @@ async def feedback_request(settings: Settings, task_id: str, success: bool, sinc
         except Rejected:
             continue  # on the dead letters' topic by now
         if point.task_id == task_id and point.confidence > 0 and not point.feedback:
-            found = record.key or point.agent_id.encode(), point
+            found = record, point
     if found is None:
         raise NotFound(f"task {task_id}: no data point of an answer found since {since}; give an earlier since=")
-    key, point = found
-    return Request(task_id, key, pack(point.model_copy(update={"success": success, "feedback": True}).wire()))
+    record, point = found
+    key, labelled = (
+        record.key or point.agent_id.encode(),
+        point.model_copy(update={"success": success, "feedback": True}),
+    )
+    return Request(task_id, key, pack(labelled.wire()), partition=record.partition)
 
 
 def sent_again(task: dict[str, Any], new_id: str, now_ms: int) -> Request:

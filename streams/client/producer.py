@@ -178,6 +178,8 @@ class TaskProducer:
         self._taken[acknowledged.topic_partition] = asyncio.get_running_loop().time()
 
     def _partition(self, topic: str, request: Request) -> int | None:
+        if request.partition is not None:
+            return request.partition
         now = asyncio.get_running_loop().time()
         if now - self._counted > COUNT_INTERVAL_S:
             self._counted = now

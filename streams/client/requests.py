@@ -49,12 +49,16 @@ class TaskOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One record to send. `key`: Kafka's; `agent`: the key is an agent's id, whose partition is worth caching."""
+    """One record to send. `key`: Kafka's; `agent`: the key is an agent's id, whose partition is worth caching.
+
+    `partition`: None lets the key decide.
+    """
 
     id: str
     key: bytes
     value: bytes
     agent: bool = False
+    partition: int | None = None
 
 
 Send = Callable[[str, Request], Awaitable[None]]
@@ -165,7 +169,7 @@ def _meant(name: str) -> str | None:
 def _refuse_misspelt(name: str) -> None:
     if known := _meant(name):
         found = "is no option here." if name == known else f"is no option; did you mean {known}?"
-        raise InvalidTask(f"{name}: {found} Metadata of your own may have any name in metadata={{{name!r}: ...}}")
+        raise InvalidTask(f"{name}: {found} Your own metadata may have any name in metadata={{{name!r}: ...}}")
 
 
 def _bounded(value: Duration, name: str) -> int:

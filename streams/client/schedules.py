@@ -87,7 +87,7 @@ class ScheduleDirectory:
         """Remove a schedule; tasks that it made continue. Raises `NotFound`."""
         listing = await self._listing()
         if schedule_id not in listing.found and schedule_id not in listing.refused:
-            raise NotFound(f"schedule {schedule_id}: there is none")
+            raise NotFound(f"schedule {schedule_id}: not found")
         await self._send("schedules", Request(schedule_id, schedule_id.encode(), b""))
 
     async def list(self) -> list[Schedule]:
@@ -98,7 +98,7 @@ class ScheduleDirectory:
     async def _get(self, schedule_id: str) -> dict[str, Any]:
         found = (await self._listing()).found.get(schedule_id)
         if found is None:
-            raise NotFound(f"schedule {schedule_id}: there is none")
+            raise NotFound(f"schedule {schedule_id}: not found")
         return found
 
     async def _listing(self) -> Listing:

@@ -1,6 +1,6 @@
 """Calls that wait for a result, by id; one reader serves them all.
 
-In: ids, records of the topic. Out: the result, once for each waiting call. An id is held only while its `Waiting` is
+In: ids, records of the topic. Out: the result, once for each waiting call. An id is held only while its `WaitingCall` is
 referenced, so dropped handles cost nothing.
 """
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 R = TypeVar("R")
 
 
-class Waiting(Generic[R]):
+class WaitingCall(Generic[R]):
     """One id that is waited for. `since`: loop time at which the wait began."""
 
     __slots__ = ("__weakref__", "future", "id", "since")
@@ -63,7 +63,7 @@ class ResultReader(Generic[R]):
         self._settings = settings
         self._feed = TopicFeed(settings, topic)
         self._read = read
-        self._waiting: WeakValueDictionary[bytes, Waiting[R]] = WeakValueDictionary()
+        self._waiting: WeakValueDictionary[bytes, WaitingCall[R]] = WeakValueDictionary()
         self._starting = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
@@ -92,19 +92,19 @@ class ResultReader(Generic[R]):
         for waiting in self.waiting():
             waiting.fail(error, final=True)
 
-    def wait_for(self, name: str) -> Waiting[R]:
-        """The `Waiting` of this id. Calls for one id share it, unless it has failed for good."""
+    def wait_for(self, name: str) -> WaitingCall[R]:
+        """The `WaitingCall` of this id. Calls for one id share it, unless it has failed for good."""
         key = name.encode()
         found = self._waiting.get(key)
         if found is None or (found.future.done() and found.future.exception() is not None):
-            found = self._waiting[key] = Waiting(name, asyncio.get_running_loop())
+            found = self._waiting[key] = WaitingCall(name, asyncio.get_running_loop())
         return found
 
-    def find(self, name: str) -> Waiting[R] | None:
+    def find(self, name: str) -> WaitingCall[R] | None:
         """The future of this id, if a call waits for it."""
         return self._waiting.get(name.encode())
 
-    def waiting(self) -> list[Waiting[R]]:
+    def waiting(self) -> list[WaitingCall[R]]:
         """All ids that are waited for now."""
         return [one for one in list(self._waiting.values()) if not one.future.done()]
 
@@ -133,7 +133,7 @@ class ResultReader(Generic[R]):
                 await asyncio.sleep(1)
 
 
-def wait_error(waiting: Waiting[Any], error: Callable[[], BaseException], after_s: float) -> asyncio.TimerHandle:
+def wait_error(waiting: WaitingCall[Any], error: Callable[[], BaseException], after_s: float) -> asyncio.TimerHandle:
     """Fail the waiting with `error()` after so many seconds, unless the timer is cancelled before."""
     loop = asyncio.get_running_loop()
     return loop.call_later(after_s, lambda: waiting.fail(error()))

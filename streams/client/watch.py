@@ -42,7 +42,6 @@ class WaitWatch:
             self._task = asyncio.create_task(self._run(), name="parallax-client-watch")
 
     async def close(self) -> None:
-        """Stop checking."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -56,7 +55,6 @@ class WaitWatch:
                 log.exception("unexpected error while checking why no call begins")
 
     async def check(self) -> None:
-        """Check once."""
         now = asyncio.get_running_loop().time()
         delivered = sum(reader.delivered for reader in self._readers)
         oldest = min((one.since for reader in self._readers for one in reader.waiting()), default=now)

@@ -38,7 +38,7 @@ def row_of(name: str) -> int | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class BoardEvent:
     """An event to show. `at_ms`: epoch ms by the record's own time. `kind`: the event's type."""
 
     at_ms: int
@@ -94,12 +94,12 @@ class Board:
         self.records: Counter[str] = Counter()
         self.events: Counter[str] = Counter()
         self.anomalies: deque[dict[str, Any]] = deque(maxlen=MAX_KEPT)
-        self.moments: deque[Moment] = deque(maxlen=MAX_KEPT)
+        self.moments: deque[BoardEvent] = deque(maxlen=MAX_KEPT)
         self.labels = labels
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._windows: OrderedDict[tuple[Any, ...], dict[str, Any]] = OrderedDict()
 
-    def take(self, topic: str, value: dict[str, Any]) -> Moment | None:
+    def take(self, topic: str, value: dict[str, Any]) -> BoardEvent | None:
         """Add one record; returns the moment it stands for, if any."""
         self.records[topic] += 1
         if topic == "results":
@@ -128,7 +128,7 @@ class Board:
         """Data points in the minute windows."""
         return sum(window["count"] for window in self._windows.values())
 
-    def add_moment(self, moment: Moment) -> Moment:
+    def add_moment(self, moment: BoardEvent) -> BoardEvent:
         """Add a moment of the demo's own."""
         self.moments.append(moment)
         return moment
@@ -171,7 +171,7 @@ class Board:
         if len(self._windows) > MAX_KEPT:
             self._windows.popitem(last=False)
 
-    def _event(self, value: dict[str, Any]) -> Moment | None:
+    def _event(self, value: dict[str, Any]) -> BoardEvent | None:
         kind, data = value["type"], value["data"]
         self.events[kind] += 1
         agent_id = data.get("agentId", "")
@@ -184,7 +184,7 @@ class Board:
             text = _CIRCUIT_TEXTS[kind].format(data.get("failures"))
         else:
             text = anomaly_text(data["type"], data["severity"], data["details"], over=kind == "anomaly:resolved")
-        return self.add_moment(Moment(parse_time(value["timestamp"]), kind, agent_id, text))
+        return self.add_moment(BoardEvent(parse_time(value["timestamp"]), kind, agent_id, text))
 
 
 _CIRCUIT_TEXTS = {

@@ -59,19 +59,19 @@ class Child:
             start_new_session=True,
             limit=LINE_BYTES,
         )
-        said: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        announced: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._readers = [
-            asyncio.create_task(self._read(self._process.stdout, ready, said), name=f"{self.name}-stdout"),
-            asyncio.create_task(self._read(self._process.stderr, None, said), name=f"{self.name}-stderr"),
+            asyncio.create_task(self._read(self._process.stdout, ready, announced), name=f"{self.name}-stdout"),
+            asyncio.create_task(self._read(self._process.stderr, None, announced), name=f"{self.name}-stderr"),
         ]
         ended = asyncio.create_task(self._process.wait())
-        either: set[asyncio.Future[Any]] = {said, ended}
+        either: set[asyncio.Future[Any]] = {announced, ended}
         try:
             await asyncio.wait(either, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             ended.cancel()
-        if said.done():
-            return said.result()
+        if announced.done():
+            return announced.result()
         if self._process.returncode is None:
             raise ChildFailed(f"{self.name} was not ready within {timeout_s:g} s; {self.last_words()}")
         await asyncio.wait(self._readers, timeout=1.0)
@@ -91,10 +91,13 @@ class Child:
     def last_words(self) -> str:
         """The last line it printed."""
         lines = self._tail.decode("utf-8", "replace").strip().splitlines()
-        return f"it said: {lines[-1].strip()[:400]}" if lines else "it printed nothing"
+        return f"its last output: {lines[-1].strip()[:400]}" if lines else "it printed nothing"
 
     async def _read(
-        self, stream: asyncio.StreamReader | None, ready: Callable[[str], str | None] | None, said: asyncio.Future[str]
+        self,
+        stream: asyncio.StreamReader | None,
+        ready: Callable[[str], str | None] | None,
+        announced: asyncio.Future[str],
     ) -> None:
         """Read to the end, which keeps the pipe from filling; keep the last lines."""
         while stream is not None:
@@ -104,8 +107,12 @@ class Child:
                 continue
             if not line:
                 return
-            if ready is not None and not said.done() and (found := ready(line.decode("utf-8", "replace"))) is not None:
-                said.set_result(found)
+            if (
+                ready is not None
+                and not announced.done()
+                and (found := ready(line.decode("utf-8", "replace"))) is not None
+            ):
+                announced.set_result(found)
             else:
                 self._tail = (self._tail + line)[-KEPT_BYTES:]
 

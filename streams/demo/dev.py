@@ -32,7 +32,7 @@ from streams.broker.local_kafka import LocalKafka, installed_kafka
 from streams.broker.noise import quiet_logs
 from streams.broker.topics_admin import TopicsError
 from streams.demo import summary, traffic
-from streams.demo.board import TOPICS, Board, Moment
+from streams.demo.board import TOPICS, Board, BoardEvent
 from streams.demo.children import ChildFailed
 from streams.demo.models import BAD_AGENT, KINDS, Condition, rows, split
 from streams.demo.stage import Stage, stage
@@ -200,5 +200,5 @@ async def _ill_by_turns(scene: Stage, board: Board, view: View) -> None:
         for wait_s, condition, what in CYCLE:
             await asyncio.sleep(wait_s)
             if what:
-                view.tell(board.add_moment(Moment(time.time_ns() // 1_000_000, "demo", BAD_AGENT, what)))
+                view.tell(board.add_moment(BoardEvent(time.time_ns() // 1_000_000, "demo", BAD_AGENT, what)))
             await scene.turn(BAD_AGENT, condition)

@@ -24,7 +24,7 @@ from streams.broker.kafka import BrokerUnreachable
 from streams.broker.noise import quiet_logs
 from streams.broker.topics_admin import TopicsError
 from streams.demo import summary, traffic
-from streams.demo.board import TOPICS, Board, Moment
+from streams.demo.board import TOPICS, Board, BoardEvent
 from streams.demo.children import ChildFailed
 from streams.demo.models import BAD_AGENT, KINDS, Condition, rows, split
 from streams.demo.stage import Stage, stage
@@ -114,10 +114,10 @@ class Demo:
         self.board.sent = count
         while self._turns and count >= self._turns[0][0]:
             _, condition, what = self._turns.pop(0)
-            self._tell(Moment(time.time_ns() // 1_000_000, "demo", BAD_AGENT, what))
+            self._tell(BoardEvent(time.time_ns() // 1_000_000, "demo", BAD_AGENT, what))
             await self._scene.turn(BAD_AGENT, condition)
 
-    def _tell(self, moment: Moment) -> None:
+    def _tell(self, moment: BoardEvent) -> None:
         self.view.tell(self.board.add_moment(moment))
 
     async def _watch(self, read: traffic.Read, sender: asyncio.Task[None], alive: asyncio.Task[None]) -> None:

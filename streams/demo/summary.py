@@ -123,7 +123,7 @@ def where_to_look(board: Board | None, servers: str) -> list[str]:
     if not servers:
         lines += [
             "",
-            f"On a Kafka of your own: {parallax} topics apply --bootstrap-servers HOST:9092, then {parallax} worker;",
+            f"On your own Kafka: {parallax} topics apply --bootstrap-servers HOST:9092, then {parallax} worker;",
             "any client will do:     kcat -b HOST:9092 -C -t parallax.results -o beginning",
             "README.md goes on from here.",
         ]

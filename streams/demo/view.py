@@ -18,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from streams.demo.board import RECENT, AgentLine, Board, Moment
+from streams.demo.board import RECENT, AgentLine, Board, BoardEvent
 
 PLAIN_WIDTH = 110
 PLAIN_EVERY_S = 5.0
@@ -76,7 +76,7 @@ class View:
         """Seconds since the view was made."""
         return time.monotonic() - self._begun_s
 
-    def tell(self, moment: Moment) -> None:
+    def tell(self, moment: BoardEvent) -> None:
         """Show a moment when it happens."""
         if self._live is None:
             self._print(self._moment(moment))
@@ -108,7 +108,7 @@ class View:
             self._print(Text(f"Every {every_s:g} s, with each agent's last {RECENT} answers; lines with * are events."))
             self._print(Text(log_row(["time", "sent", "results", "per s"], list(self._board.agents))))
 
-    def _moment(self, moment: Moment) -> Text:
+    def _moment(self, moment: BoardEvent) -> Text:
         at_s = max(0.0, (moment.at_ms - self._begun_ms) / 1000)
         style = STYLES.get(moment.kind, "")
         text = Text(f"{at_s:7.1f}s  ").append("* " if self._live is None else "", style)

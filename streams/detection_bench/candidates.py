@@ -44,7 +44,6 @@ class Whole:
         self.kinds: list[str] = []
 
     def observe(self, value: float) -> bool:
-        """One point."""
         self._count += 1
         bucket = self._buckets[self._count % DRAWS]
         success = self._draws[self._count % DRAWS] < value
@@ -61,7 +60,6 @@ class Ranks:
         self._test = RankTest(LEVEL, run_length)
 
     def observe(self, value: float) -> bool:
-        """One point."""
         alarm = self._test.observe(round(value * 200))
         if alarm:
             self._test.reset()
@@ -75,36 +73,35 @@ class FromRiver:
         self._detector = detector
 
     def observe(self, value: float) -> bool:
-        """One point."""
         self._detector.update(value)
         return bool(self._detector.drift_detected)
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class DetectorCandidate:
     """A name and how to make a fresh one from a seed."""
 
     name: str
     make: Callable[[int], Any]
 
 
-def ours(run_length: float) -> list[Candidate]:
+def ours(run_length: float) -> list[DetectorCandidate]:
     """The detectors of the statistics."""
     return [
-        Candidate("parallax", lambda seed: Whole(run_length, seed)),
-        Candidate("rank test alone", lambda _: Ranks(run_length)),
+        DetectorCandidate("parallax", lambda seed: Whole(run_length, seed)),
+        DetectorCandidate("rank test alone", lambda _: Ranks(run_length)),
     ]
 
 
-def rivers() -> list[Candidate]:
+def rivers() -> list[DetectorCandidate]:
     """River's drift detectors with their defaults; imports river."""
     from river import drift
 
     library: Any = drift  # untyped
 
     return [
-        Candidate("river ADWIN", lambda _: FromRiver(library.ADWIN())),
-        Candidate("river PageHinkley", lambda _: FromRiver(library.PageHinkley(mode="down"))),
+        DetectorCandidate("river ADWIN", lambda _: FromRiver(library.ADWIN())),
+        DetectorCandidate("river PageHinkley", lambda _: FromRiver(library.PageHinkley(mode="down"))),
     ]
 
 
@@ -126,7 +123,6 @@ class Flagged:
         self._on = False
 
     def observe(self, value: float) -> bool:
-        """One point."""
         example: tuple[Any, ...] = ({"confidence": value},) if self._features else (None, value)
         score = self._detector.score_one(*example) if self._count > 100 else 0.0
         self._detector.learn_one(*example)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from random import Random
 
-from streams.detection_bench.candidates import Candidate, copied
+from streams.detection_bench.candidates import DetectorCandidate, copied
 from streams.detection_bench.generator import Change, Shape, stream
 from streams.detection_bench.optimum import optimum
 
@@ -85,7 +85,7 @@ class Cost:
 
 
 def delays(
-    candidates: Sequence[Candidate], shape: Shape, runs: int, seed: int, run_length: float, other: bool = True
+    candidates: Sequence[DetectorCandidate], shape: Shape, runs: int, seed: int, run_length: float, other: bool = True
 ) -> Iterator[Delay]:
     """Every candidate on every change, beside the limit where it is known (Beta, independent, drops)."""
     changes = {f"drop {size:g}": Change("drop", HISTORY, size) for size in DROPS} | (OTHER_CHANGES if other else {})
@@ -106,7 +106,7 @@ def delays(
             yield _summed(candidate.name, name, found, runs, limit)
 
 
-def _learnt(candidate: Candidate, shape: Shape, seed: int) -> tuple[object, bool]:
+def _learnt(candidate: DetectorCandidate, shape: Shape, seed: int) -> tuple[object, bool]:
     detector = candidate.make(seed)
     early = [detector.observe(value) for value in stream(Random(seed), shape, HISTORY)]
     return detector, any(early)
@@ -133,7 +133,7 @@ def _summed(detector: str, change: str, found: list[int | None], runs: int, limi
 
 
 def run_lengths(
-    candidates: Sequence[Candidate], points: int, seed: int, shapes: dict[str, Shape] = STABLE
+    candidates: Sequence[DetectorCandidate], points: int, seed: int, shapes: dict[str, Shape] = STABLE
 ) -> Iterator[RunLength]:
     """Every candidate on every stable stream: `points` in streams of 20,000."""
     for name, shape in shapes.items():
@@ -148,7 +148,7 @@ def run_lengths(
             yield RunLength(candidate.name, name, points, alarms)
 
 
-def costs(candidates: Sequence[Candidate], points: int, seed: int, cpu: Callable[[], float]) -> Iterator[Cost]:
+def costs(candidates: Sequence[DetectorCandidate], points: int, seed: int, cpu: Callable[[], float]) -> Iterator[Cost]:
     """CPU a point on independent points; `cpu` returns seconds. Generating the stream is not counted."""
     values = list(stream(Random(seed), Shape(), points))
     for candidate in candidates:
@@ -160,7 +160,7 @@ def costs(candidates: Sequence[Candidate], points: int, seed: int, cpu: Callable
         yield Cost(candidate.name, used / points * 1e6, _kib(candidate, values[:SIZED], seed))
 
 
-def _kib(candidate: Candidate, values: Sequence[float], seed: int) -> float:
+def _kib(candidate: DetectorCandidate, values: Sequence[float], seed: int) -> float:
     """Memory of `COPIES` streams, divided: for one alone, shared memory would dominate."""
     tracemalloc.start()
     try:

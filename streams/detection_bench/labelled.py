@@ -27,7 +27,7 @@ Incident = Literal["drop", "rise", "shift", "creep", "spike", "dip", "burst", "s
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class IncidentWindow:
     """A labelled incident: from its first point to the last at which an alarm counts for it."""
 
     kind: Incident
@@ -41,7 +41,7 @@ class Labelled:
 
     family: str
     points: tuple[tuple[int, float], ...]
-    windows: tuple[Window, ...]
+    windows: tuple[IncidentWindow, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,14 +149,14 @@ def labelled(family: str, seed: int) -> Labelled:
     how = FAMILIES[family]
     count = POINTS + how.days * DAY
     values = how.normal(rng, count)
-    windows: list[Window] = []
+    windows: list[IncidentWindow] = []
     begin = HISTORY + how.days * DAY + rng.randrange(400)
     for _ in range(0 if seed % 5 == 0 else rng.choice((1, 2, 2))):
         if begin + APART > count:
             break
         kind = rng.choice(how.incidents)
         length = _strike(rng, values, kind, begin, how.spread)
-        windows.append(Window(kind, begin, begin + length + GRACE))
+        windows.append(IncidentWindow(kind, begin, begin + length + GRACE))
         begin += length + APART + rng.randrange(300)
     # Some hours are missing, well before the first incident.
     gap = range(700, 700 + rng.randrange(20, 120)) if rng.random() < 0.5 else range(0)
@@ -165,7 +165,7 @@ def labelled(family: str, seed: int) -> Labelled:
         for index, value in enumerate(values)
         if index not in gap
     )
-    shifted = tuple(Window(w.kind, w.begin - len(gap), w.end - len(gap)) for w in windows)
+    shifted = tuple(IncidentWindow(w.kind, w.begin - len(gap), w.end - len(gap)) for w in windows)
     return Labelled(family, points, shifted)
 
 

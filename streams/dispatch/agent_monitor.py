@@ -32,7 +32,7 @@ class _Here(NamedTuple):
 
 
 class AgentMonitor:
-    """`keeper` publishes the agents' statuses."""
+    """`publisher` publishes the agents' statuses."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class AgentMonitor:
         """`rng`: spreads the health checks."""
         self._parts = parts
         self._engine = engine
-        self.keeper = AgentStatusPublisher(
+        self.publisher = AgentStatusPublisher(
             callers=lambda: [handler.callers for handler in self._handlers()],
             lookup=parts.agents.get,
             dialled=lambda: self._living_here().dialled,
@@ -62,8 +62,8 @@ class AgentMonitor:
             transport=transport,
             settings=parts.settings.health,
             rng=rng or random.Random(),
-            on_health=lambda agent_id, well: self.keeper.checked(agent_id, self._caller(agent_id), well),
-            on_not_checked=self.keeper.on_not_checked,
+            on_health=lambda agent_id, well: self.publisher.checked(agent_id, self._caller(agent_id), well),
+            on_not_checked=self.publisher.on_not_checked,
         )
         self._seen: object = None
         self._here = _Here({}, {})
@@ -72,7 +72,7 @@ class AgentMonitor:
     def start(self) -> Callable[[], None]:
         """Start; returns a function that stops it."""
         tasks = [
-            asyncio.create_task(self.keeper.run(), name="standings"),
+            asyncio.create_task(self.publisher.run(), name="standings"),
             asyncio.create_task(self._checks.run(), name="health-checks"),
         ]
 
@@ -86,10 +86,10 @@ class AgentMonitor:
         """An agent was registered, registered again, or unregistered."""
         if agent is not None:
             if agent.transport == "gateway" and self._handler_of(agent_id) is not None:
-                self.keeper.tell(agent_id, self._caller(agent_id))
+                self.publisher.publish(agent_id, self._caller(agent_id))
             self._available(agent_id)
         elif self._handler_of(agent_id) is not None:
-            self.keeper.gone(agent_id)
+            self.publisher.gone(agent_id)
 
     def _available(self, agent_id: str) -> None:
         agent = self._parts.agents.get(agent_id)

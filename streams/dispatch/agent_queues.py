@@ -151,7 +151,6 @@ class AgentQueues:
             caller.hold()
 
     def running(self) -> int:
-        """Calls under way."""
         return sum(caller.running for caller in self.callers.values())
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ MAX_CLEARED = 10_000
 _NEVER = float("-inf")
 
 
-class Remembered(NamedTuple):
+class CachedAnswer(NamedTuple):
     """An answer in its slot of the cache. `expires`: monotonic seconds."""
 
     slot: int
@@ -36,7 +36,7 @@ class AnswerCache:
     def __init__(self, settings: CacheSettings) -> None:
         self._cache: ResultCache[tuple[str, Success]] | None = None
         self._ttl_s = settings.ttl / 1000
-        self._news: dict[int, Remembered | None] = {}
+        self._news: dict[int, CachedAnswer | None] = {}
         self._cleared: dict[str | None, float] = {}
         if settings.enabled:
             self._cache = ResultCache(
@@ -68,9 +68,11 @@ class AnswerCache:
         if run.admitted_at <= max(self._cleared.get(agent_id, _NEVER), self._cleared.get(None, _NEVER)):
             return
         slot = self._cache.put(run.cache_key, (agent_id, answer), answer.size, answer.confidence, now)
-        # A large answer is kept in memory only: reading state back must be quick.
-        if slot is not None and answer.size <= LARGE_BYTES:
-            self._news[slot] = Remembered(slot, run.cache_key, agent_id, answer, now + self._ttl_s)
+        if slot is not None:
+            # A large answer is kept in memory only: reading state back must be quick.
+            small = answer.size <= LARGE_BYTES
+            kept = CachedAnswer(slot, run.cache_key, agent_id, answer, now + self._ttl_s) if small else None
+            self._news[slot] = kept
 
     def clear(self, agent_id: str | None, now: float) -> None:
         """Drop the answers of this agent, or of all (None)."""
@@ -84,12 +86,12 @@ class AnswerCache:
         for slot in self._cache.remove(lambda kept: agent_id in (None, kept[0])):
             self._news[slot] = None
 
-    def news(self) -> dict[int, Remembered | None]:
+    def news(self) -> dict[int, CachedAnswer | None]:
         """By slot, answers kept or dropped (None) since the last call; bounded by the size of the cache."""
         found, self._news = self._news, {}
         return found
 
-    def restore(self, answers: Iterable[Remembered], now: float) -> None:
+    def restore(self, answers: Iterable[CachedAnswer], now: float) -> None:
         """Take over an earlier owner's answers that are still valid, into an empty cache."""
         if self._cache is not None:
             live = sorted((a for a in answers if now < a.expires <= now + self._ttl_s + 1), key=lambda a: a.expires)

@@ -16,7 +16,7 @@ from aiokafka.structs import ConsumerRecord
 
 from streams.dispatch.task_run import TaskRun
 from streams.engine.record_reader import ReadAgain
-from streams.rules.dispatch.backlog import Backlog, Waiting, id_hash
+from streams.rules.dispatch.backlog import Backlog, BacklogEntry, id_hash
 from streams.schema_registry import learn_schemas
 
 log = structlog.get_logger(__name__)
@@ -27,6 +27,8 @@ RETRY_S = 1.0
 BATCH = 256
 TURN = 64
 """Tasks processed in one turn of the loop."""
+GATHER_S = 0.05
+"""Task ids to read back are gathered this long before they are searched."""
 
 
 @dataclass(slots=True)
@@ -62,6 +64,7 @@ class Backlogs:
         self._queues: dict[str, _Queue] = {}
         self._loading: set[asyncio.Task[None]] = set()
         self._on_the_way: set[tuple[str, int]] = set()
+        self._wanted: set[int] = set()
         self._count = 0
         self._held = self._closed = False
 
@@ -103,7 +106,7 @@ class Backlogs:
         """
         priority = run.priority if order is None else 0
         order = run.origin_ms if order is None else order
-        self._put(key, Waiting(run.source, run.offset, order, priority, run.deadline, id_hash(run.task_id)))
+        self._put(key, BacklogEntry(run.source, run.offset, order, priority, run.deadline, id_hash(run.task_id)))
         self._queues[key].bytes += run.size
 
     def first(self, key: str) -> float | None:
@@ -135,10 +138,19 @@ class Backlogs:
             self._start(key, queue, queue.tasks.take_expired(now, BATCH))
 
     def load_task(self, task_id: str) -> None:
-        """Read back the records of this task id."""
-        task_hash = id_hash(task_id)
+        """Read back the records of this task id, a moment later: a search goes through all waiting tasks, and thousands
+        may be cancelled at once.
+        """
+        if not self._queues:
+            return
+        if not self._wanted:
+            self._loop.call_later(GATHER_S, self._load_wanted)
+        self._wanted.add(id_hash(task_id))
+
+    def _load_wanted(self) -> None:
+        wanted, self._wanted = self._wanted, set()
         for key, queue in list(self._queues.items()):
-            self._start(key, queue, queue.tasks.take_task(task_hash))
+            self._start(key, queue, queue.tasks.take_tasks(wanted))
 
     def load_records(self, source: str, offsets: frozenset[int]) -> list[int]:
         """Read back those of these records that wait here; returns their offsets, also of those being read back
@@ -167,11 +179,11 @@ class Backlogs:
         self._queues.clear()
         self._count = 0
 
-    def _put(self, key: str, task: Waiting) -> None:
+    def _put(self, key: str, task: BacklogEntry) -> None:
         self._queues.setdefault(key, _Queue()).tasks.add(task)
         self._count += 1
 
-    def _start(self, key: str, queue: _Queue, tasks: list[Waiting]) -> None:
+    def _start(self, key: str, queue: _Queue, tasks: list[BacklogEntry]) -> None:
         if not tasks:
             return
         if self._held:  # the next owner reads them
@@ -186,7 +198,7 @@ class Backlogs:
         self._loading.add(loading)
         loading.add_done_callback(self._loading.discard)
 
-    async def _load(self, key: str, queue: _Queue, tasks: list[Waiting]) -> None:
+    async def _load(self, key: str, queue: _Queue, tasks: list[BacklogEntry]) -> None:
         found: dict[tuple[str, int], ConsumerRecord] = {}
         while True:
             try:

@@ -45,7 +45,6 @@ class BlockWatch:
             self.look()
 
     def look(self) -> None:
-        """Check once."""
         present = set()
         for processor in self._processors():
             for source in processor.ledgers:

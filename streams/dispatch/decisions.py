@@ -10,7 +10,7 @@ from streams.rules.plans.templates import Template
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class CallAgent:
     """Call this agent: its partition is this one, and the task's id is claimed for it."""
 
     agent: AgentRegistration
@@ -26,7 +26,7 @@ class Forward:
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
+class WaitForTime:
     """Write the task to the topic `scheduled`, from which it returns at its time. `not_before_ms`: epoch ms."""
 
     partition: int
@@ -63,4 +63,4 @@ class Duplicate:
     """End the record: another one with the same id answers the task."""
 
 
-Decision = Call | Forward | Schedule | WaitForAgent | LookUp | RunPlan | Fail | Duplicate
+Decision = CallAgent | Forward | WaitForTime | WaitForAgent | LookUp | RunPlan | Fail | Duplicate

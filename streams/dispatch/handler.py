@@ -14,7 +14,7 @@ from typing import Any
 from aiokafka.structs import ConsumerRecord
 
 from agents_io.calling.caller import Caller
-from agents_io.protocols.metadata_keys import answers_alike
+from agents_io.protocols.metadata_keys import answer_source
 from schemas.messages import AgentRegistration
 from streams.dispatch.context import DispatchContext
 from streams.dispatch.processor import DispatchProcessor
@@ -54,7 +54,6 @@ class DispatchHandler:
         return source == "parked" or self._waiting.room
 
     def running(self) -> int:
-        """Calls under way."""
         return self._waiting.queues.running()
 
     def changes(self) -> list[Output]:
@@ -108,7 +107,7 @@ class DispatchHandler:
         If it may now answer differently, its cached answers are dropped.
         """
         caller = self._waiting.queues.callers.get(agent_id)
-        if agent is not None and (caller is None or not answers_alike(caller.agent, agent)):
+        if agent is not None and (caller is None or answer_source(caller.agent) != answer_source(agent)):
             self.clear_cache(agent_id)
         self._waiting.queues.changed(agent_id, agent)
 

@@ -118,7 +118,6 @@ class InFlightTasks:
         self._forget(run)
 
     def clear(self) -> None:
-        """Forget everything."""
         for held in (self._by_record, self._by_task, self._claims, self._relocating):
             held.clear()
 

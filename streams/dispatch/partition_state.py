@@ -20,7 +20,7 @@ from agents_io.calling.caller import Caller
 from schemas.codec import Rejected, decode, pack
 from schemas.messages import AgentGuard, HomeState
 from schemas.times import format_time
-from streams.dispatch.answer_cache import AnswerCache, Remembered
+from streams.dispatch.answer_cache import AnswerCache, CachedAnswer
 from streams.dispatch.callers import GuardSnapshot
 from streams.dispatch.task_run import TaskRun
 from streams.rules.dedup_window import Chunk, DedupWindow
@@ -55,11 +55,13 @@ class PartitionState:
         wall_ms: Callable[[], int],
         values: Iterable[bytes] = (),
         cleared: Callable[[str], int] = lambda _: 0,
+        answer_source: Callable[[str], str] = lambda _: "",
     ) -> None:
         """`values`: the newest value of each key of the state topic's partition `number`; then what this worker knew of agents
         when it lost the partition, see `guards`.
 
-        `cleared`: returns when an agent's cached answers were last cleared, epoch ms.
+        `cleared`: returns when an agent's cached answers were last cleared, epoch ms. `answer_source`: returns the source of
+        an agent's answers by its present registration; empty without one.
         """
         self.seen = DedupWindow(settings.dispatch.idempotency_window, settings.dispatch.idempotency_ids)
         self.answers = AnswerCache(settings.cache)
@@ -68,6 +70,7 @@ class PartitionState:
         self._wall_ms = wall_ms
         self._loop = asyncio.get_running_loop()
         self._guards: dict[str, _KeptGuard] = {}
+        self._answer_source = answer_source
         self._restore(values, cleared)
 
     def guard(self, agent_id: str) -> GuardSnapshot | None:
@@ -101,6 +104,7 @@ class PartitionState:
                 "value": orjson.Fragment(answer.answer.value_json),
                 **({"metadata": orjson.Fragment(answer.answer.metadata_json)} if answer.answer.metadata_json else {}),
                 "expires": format_time(now_ms + round((answer.expires - now) * 1000)),
+                "source": self._answer_source(answer.agent_id),
             }
             outputs.append(self._output(f"answer/{answer.slot}", "answer", content, now_ms))
         return outputs
@@ -132,7 +136,7 @@ class PartitionState:
 
     def _restore(self, values: Iterable[bytes], cleared: Callable[[str], int]) -> None:
         chunks: list[tuple[Chunk, int]] = []
-        answers: list[Remembered] = []
+        answers: list[CachedAnswer] = []
         now, now_ms = self._loop.time(), self._wall_ms()
         for value in values:
             try:
@@ -148,10 +152,12 @@ class PartitionState:
             if state.guard is not None:
                 age_s = max(0, now_ms - state.at - CLOCKS_AGREE_MS) / 1000
                 self._guards[state.guard.agent_id] = _KeptGuard(state.guard, now - age_s, value)
-            if state.answer is not None and state.at > cleared(state.answer.agent_id):
-                kept = state.answer
+            if (kept := state.answer) is not None and state.at > cleared(kept.agent_id):
+                source = self._answer_source(kept.agent_id)
+                if kept.source and source not in ("", kept.source):
+                    continue  # the agent was registered anew while the partition had no owner
                 expires = now + (kept.expires - now_ms) / 1000
                 answer = Success(pack(kept.value), kept.confidence, pack(kept.metadata) if kept.metadata else b"")
-                answers.append(Remembered(kept.slot, kept.key, kept.agent_id, answer, expires))
+                answers.append(CachedAnswer(kept.slot, kept.key, kept.agent_id, answer, expires))
         self.seen.restore(chunks)
         self.answers.restore(answers, now)

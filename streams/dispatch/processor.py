@@ -22,11 +22,22 @@ from aiokafka.structs import ConsumerRecord
 
 from agents_io.calling.rules.breaker import Transition
 from agents_io.errors import AgentError, BadResponse, Cancelled
+from agents_io.protocols.metadata_keys import answer_source
 from agents_io.transport import Answer
 from schemas.codec import Rejected, dumps, header
 from schemas.messages import AgentRegistration
 from streams.dispatch.context import DispatchContext
-from streams.dispatch.decisions import Call, Decision, Duplicate, Fail, Forward, LookUp, RunPlan, Schedule, WaitForAgent
+from streams.dispatch.decisions import (
+    CallAgent,
+    Decision,
+    Duplicate,
+    Fail,
+    Forward,
+    LookUp,
+    RunPlan,
+    WaitForAgent,
+    WaitForTime,
+)
 from streams.dispatch.in_flight import InFlightTasks
 from streams.dispatch.judging import Judging
 from streams.dispatch.partition_state import PartitionState
@@ -62,6 +73,9 @@ class DispatchProcessor:
             wall_ms=context.wall_ms,
             values=stored,
             cleared=context.cleared,
+            answer_source=lambda agent_id: (
+                "" if (agent := context.agents.get(agent_id)) is None else answer_source(agent)
+            ),
         )
         self.tasks = InFlightTasks(self.state.seen, context.wall_ms)
         self._router = Router(partition.number, context, self.tasks)
@@ -157,11 +171,11 @@ class DispatchProcessor:
 
     def _carry_out(self, run: TaskRun, decision: Decision) -> None:
         match decision:
-            case Call(agent):
+            case CallAgent(agent):
                 self._call(run, agent)
             case Forward():
                 self._finish(run, self._report.forwarded(run, decision), moved=True)
-            case Schedule():
+            case WaitForTime():
                 self._finish(run, self._report.scheduled(run, decision), moved=True)
             case WaitForAgent():
                 self._report.waiting(run, "no_agent")

@@ -49,16 +49,14 @@ class Relocation:
             run = self._tasks.at(source, offset)
             if run is None:
                 waiting.append(offset)
-            elif run.ordering_key is not None:
+            elif run.token is None:
                 run.to_relocate = True
                 self.go_on(run)
-            elif run.token is None and self._is_here(run):
-                self._relocate(run)
         if waiting:
             self._to_read |= {(source, offset) for offset in self._backlogs.load_records(source, frozenset(waiting))}
 
     def go_on(self, run: TaskRun) -> None:
-        """A task with an ordering key may be relocated now, and after it those behind it, in order."""
+        """A task may be relocated now, and after it those behind it of its ordering key, in order."""
         for each in (run, *self._ordering.followers(run)):
             self._relocate_in_order(each)
 
@@ -80,7 +78,7 @@ class Relocation:
             self._relocate(run)
 
     def _is_here(self, run: TaskRun) -> bool:
-        """Whether the task is called here, or waits here for an agent; not one whose agent is looked up."""
+        """Whether the task is called here, or waits here for an agent; not yet while its agent is looked up."""
         return run.agent_id is not None or self._unassigned.holds(run)
 
     def read_back(self, source: str, offset: int) -> None:

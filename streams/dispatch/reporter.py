@@ -16,13 +16,13 @@ from schemas.codec import Rejected, dumps
 from schemas.messages import EventType
 from schemas.times import format_time
 from streams.dispatch.context import DispatchContext
-from streams.dispatch.decisions import Forward, RunPlan, Schedule
+from streams.dispatch.decisions import Forward, RunPlan, WaitForTime
 from streams.dispatch.task_run import TaskRun
 from streams.rules.dispatch.judging import Judged
 from streams.rules.plans.task_plans import ends_at, plan_for
 from streams.rules.records import LARGE_BYTES, Carried, Output
 from streams.rules.source_record import SourceRecord
-from streams.rules.task_records import Success, Timing
+from streams.rules.task_records import STATUS_BY_CODE, Success, Timing
 from streams.rules.tracing.spans import Ending, ended_in
 from streams.rules.tracing.trace import trace_of
 
@@ -104,7 +104,7 @@ class TaskReporter:
 
     def failed(self, run: TaskRun, error: AgentError) -> list[Output]:
         """The task ended with an error."""
-        self._finished(run, "failure")
+        self._finished(run, STATUS_BY_CODE.get(error.code, "failure"))
         if run.span is not None:
             run.span.note(ended_in(error.code, run.agent_id, run.calls if run.agent_id is not None else None))
         return self._context.recorder.failed(
@@ -138,7 +138,7 @@ class TaskReporter:
             )
         ]
 
-    def scheduled(self, run: TaskRun, decision: Schedule) -> list[Output]:
+    def scheduled(self, run: TaskRun, decision: WaitForTime) -> list[Output]:
         """The task waits on `scheduled` until its time."""
         now_ms, until_ms = self._context.wall_ms(), decision.not_before_ms
         self.waiting(run, "not_before", (until_ms - now_ms) / 1000)

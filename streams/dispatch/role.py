@@ -107,7 +107,7 @@ class DispatchRole(EngineRole[DispatchHandler]):
         AgentMetrics(
             registry,
             lambda: [handler.callers for handler in self.engine.handlers()],
-            lambda: self._monitor.keeper.published,
+            lambda: self._monitor.publisher.published,
         )
 
     async def start(self, stack: AsyncExitStack) -> None:
@@ -198,7 +198,7 @@ class DispatchRole(EngineRole[DispatchHandler]):
             templates=self._templates,
             calibrated=self._calibrations.of,
             tracing=self.tracing(),
-            circuit_changed=lambda agent_id, caller: self._monitor.keeper.tell(agent_id, caller),
+            circuit_changed=lambda agent_id, caller: self._monitor.publisher.publish(agent_id, caller),
             read_again=self.reader.read,
         )
 

@@ -14,7 +14,17 @@ from agents_io.errors import AgentError, AnswerTooLarge, Cancelled, Expired, NoA
 from schemas.messages import AgentRegistration
 from schemas.partitioning import owner_partition
 from streams.dispatch.context import DispatchContext
-from streams.dispatch.decisions import Call, Decision, Duplicate, Fail, Forward, LookUp, RunPlan, Schedule, WaitForAgent
+from streams.dispatch.decisions import (
+    CallAgent,
+    Decision,
+    Duplicate,
+    Fail,
+    Forward,
+    LookUp,
+    RunPlan,
+    WaitForAgent,
+    WaitForTime,
+)
 from streams.dispatch.in_flight import InFlightTasks
 from streams.dispatch.task_run import TaskRun
 from streams.rules.dispatch.builtins import builtin_id
@@ -46,7 +56,7 @@ class Router:
             return RunPlan(template, self._unrunnable(run))
         return self._by_capability(run, looked_up) if run.any_agent else self._by_name(run, looked_up)
 
-    def failover(self, run: TaskRun) -> Call | Forward | Duplicate | None:
+    def failover(self, run: TaskRun) -> CallAgent | Forward | Duplicate | None:
         """Another agent for a task whose agent takes no call; None if the task named its agent, or there is no
         other.
         """
@@ -65,7 +75,7 @@ class Router:
         if forward is not None:
             return forward
         self._tasks.release(run, run.agent_id or "")
-        return Call(agent) if self._tasks.claim(run, agent.id) else Duplicate()
+        return CallAgent(agent) if self._tasks.claim(run, agent.id) else Duplicate()
 
     def end(self, run: TaskRun, error: AgentError) -> Decision:
         """How a task ends that has failed, or has waited in vain. Its id must be claimed where it is compared."""
@@ -84,14 +94,14 @@ class Router:
         key, scope = comparison(run.task, run.chosen)
         return self._forward(run, key, None) is None and self._tasks.claim(run, scope)
 
-    def schedule(self, run: TaskRun) -> Schedule | None:
+    def schedule(self, run: TaskRun) -> WaitForTime | None:
         """Where the task waits for its time; None if the time has come, or the task will end without a call."""
         at_ms = run.not_before_ms
         if at_ms is None or at_ms <= self._context.wall_ms():
             return None
         if self.ends_without_call(run):
             return None
-        return Schedule(owner_partition(run.task_id, self._context.partition_count()), at_ms)
+        return WaitForTime(owner_partition(run.task_id, self._context.partition_count()), at_ms)
 
     def ends_without_call(self, run: TaskRun) -> bool:
         """Whether the task is cancelled, has expired or is too large: it then fails when it is routed."""
@@ -110,7 +120,7 @@ class Router:
             return Fail(error)
         agent = self._context.agents.get(judge)
         if agent is not None:
-            return Call(agent)
+            return CallAgent(agent)
         return Fail(NoAgent("it is not registered")) if looked_up else LookUp()
 
     def _check_id(self, run: TaskRun, first: Comparison) -> Forward | WaitForAgent | Duplicate | None:
@@ -146,7 +156,7 @@ class Router:
         if (error_found := self._unwanted(run) or refused) is not None:
             return Fail(error_found)
         if agent is not None:
-            return Call(agent)
+            return CallAgent(agent)
         if not looked_up:
             return LookUp()
         return WaitForAgent() if self._waits(known=False) else Fail(NoAgent(absence(task)))
@@ -173,7 +183,7 @@ class Router:
         if run.ordering_key is not None and run.chosen != agent.id:
             # As from any other partition: once it names its agent, it takes its place among the tasks of its key there.
             return Forward(self._number, agent.id, agent.id)
-        return Call(agent) if self._tasks.claim(run, agent.id) else Duplicate()
+        return CallAgent(agent) if self._tasks.claim(run, agent.id) else Duplicate()
 
     def _fail(self, run: TaskRun, error: AgentError) -> Decision:
         """End the task with the error. If it was checked elsewhere, it is claimed under the agent it was sent to:

@@ -100,7 +100,7 @@ class TaskRun(PendingCall):
     ordered: OrderedKey[TaskRun] | None = None
     """The tasks of its key, while it is among them."""
     to_relocate: bool = False
-    """Its record is to be relocated as soon as those of its key before it are."""
+    """Its record is to be relocated as soon as the task is here, and those of its key before it are relocated."""
     span: WorkSpan | None = None
     """The span of its processing; None: tracing is off."""
 

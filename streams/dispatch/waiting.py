@@ -2,7 +2,7 @@
 their topic.
 
 In: task runs, with what they wait for. Out: each again, to `TaskSteps`, at its turn or when its deadline passes. The
-parts that decide when are `AgentQueues`, `UnassignedTasks`, `SingleFlight`, `LookUps` and `Backlogs`.
+parts that decide when are `AgentQueues`, `UnassignedTasks`, `SingleFlight`, `LookUps`, `OrderedTasks` and `Backlogs`.
 """
 
 from __future__ import annotations
@@ -125,6 +125,8 @@ class WaitingTasks:
         """No agent is available: wait for one."""
         self.flights.left(run)
         self.unassigned.add(run)
+        if run.to_relocate:
+            self.relocation.go_on(run)
 
     def for_look_up(self, run: TaskRun) -> None:
         """Read the topic of agents to its end first."""

@@ -20,7 +20,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 
 from streams.engine.aligned import AlignedAssignor
-from streams.rules.engine.assignment_table import Row, said_by
+from streams.rules.engine.assignment_table import Row, decode_user_data
 
 log = structlog.get_logger(__name__)
 
@@ -82,11 +82,11 @@ def _table(
     """Address and partition numbers of every member that sent an address."""
     rows = []
     for member, metadata in sorted(members.items()):
-        said, _ = said_by(metadata.user_data)
+        address, _ = decode_user_data(metadata.user_data)
         numbers = sorted({number for _, numbers in assigned[member].assignment for number in numbers})
         try:
-            if said and numbers and len(said) <= MAX_ADDRESS_BYTES:
-                rows.append((said.decode(), numbers))
+            if address and numbers and len(address) <= MAX_ADDRESS_BYTES:
+                rows.append((address.decode(), numbers))
         except UnicodeDecodeError:
             log.warning("a member's address cannot be read", member=member)
     return rows

@@ -21,7 +21,7 @@ from aiokafka.cluster import ClusterMetadata
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 
-from streams.rules.engine.assignment_table import Row, count_of, decode_table, encode_table, said_by
+from streams.rules.engine.assignment_table import Row, count_of, decode_table, decode_user_data, encode_table
 
 log = structlog.get_logger(__name__)
 
@@ -80,10 +80,10 @@ class AlignedAssignor(RangePartitionAssignor):  # type: ignore[misc]  # aiokafka
         A leader with old metadata must not return to fewer partitions: what happened in the new ones would be
         forgotten.
         """
-        said = self.address
+        user_data = self.address
         if self._reported and self._now() - self._reported_at < REPORT_S:
-            said += f"\n{self._reported}"
-        return ConsumerProtocolMemberMetadata(self.version, list(topics), said.encode())
+            user_data += f"\n{self._reported}"
+        return ConsumerProtocolMemberMetadata(self.version, list(topics), user_data.encode())
 
     def assign(  # aiokafka calls it on whatever object it is given
         self, cluster: ClusterMetadata, members: Mapping[str, ConsumerProtocolMemberMetadata]
@@ -146,7 +146,7 @@ class _Common:
         self._beside: dict[str, set[str]] = {}
         self._reported: dict[str, int] = {}
         for member in members.values():
-            _, count = said_by(member.user_data)
+            _, count = decode_user_data(member.user_data)
             for topic in member.subscription:
                 self._beside.setdefault(topic, set()).update(member.subscription)
                 self._reported[topic] = max(self._reported.get(topic, 0), count)

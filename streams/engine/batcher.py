@@ -27,7 +27,7 @@ _OVERHEAD = 120
 """Generous size of a batch's and a record's own fields, bytes."""
 
 
-class TooLarge(Exception):
+class OutputTooLarge(Exception):
     """An output without a form small enough for its topic: a fault of the code that built it."""
 
 
@@ -78,18 +78,18 @@ class Batcher:
             self._limits[topic] = max(self._limits.get(topic, DEFAULT_LIMIT) // 2, LEAST_LIMIT)
 
     def fitting(self, output: Output) -> Output:
-        """The output, or the first of its smaller forms that its topic accepts. Raises `TooLarge`."""
+        """The output, or the first of its smaller forms that its topic accepts. Raises `OutputTooLarge`."""
         found: Output | None = output
         while found is not None:
             if found.size + _OVERHEAD <= self._limits.get(found.topic, DEFAULT_LIMIT):
                 return found
             found = found.fallback
-        raise TooLarge(f"an output for {output.topic} of {output.size} bytes has no form small enough")
+        raise OutputTooLarge(f"an output for {output.topic} of {output.size} bytes has no form small enough")
 
     async def send(
         self, producer: AIOKafkaProducer, outputs: Iterable[Output], checkpoint: Yielder | None = None
     ) -> list[asyncio.Future[Any]]:
-        """Queue all outputs; returns one future per batch, which fails if the broker refuses it. Raises `TooLarge`.
+        """Queue all outputs; returns one future per batch, which fails if the broker refuses it. Raises `OutputTooLarge`.
 
         `checkpoint`: give the loop turns while the batches are built; one sender at a time, or their order is lost.
         """

@@ -99,7 +99,7 @@ class Committer(Protocol):
         ...
 
 
-class Pace:
+class CommitPace:
     """When the next commit starts, see `streams.rules.engine.pacing`. Times are the event loop's."""
 
     def __init__(self, interval_max_s: float) -> None:
@@ -149,7 +149,7 @@ class PlainCommitter:
         self._producer = producer
         self._consumer = consumer
         self._batcher = batcher
-        self._pace = Pace(interval_max_s)
+        self._pace = CommitPace(interval_max_s)
         self.hurry = self._pace.hurry
 
     async def start(self) -> None:

@@ -48,6 +48,5 @@ class Committers:
         )
 
     async def close(self) -> None:
-        """End."""
         if self._transactions is not None:
             await self._transactions.close()

@@ -33,7 +33,7 @@ from streams.engine.handler import Handler
 from streams.engine.inherited_state import InheritedState
 from streams.engine.instance_name import is_taken
 from streams.engine.kept_offsets import KeptOffsets
-from streams.engine.lease import Lease
+from streams.engine.lease import SessionLease
 from streams.engine.partition_opener import Heads, PartitionOpener
 from streams.engine.partition_processor import PartitionProcessor
 from streams.engine.position_resets import watch_resets
@@ -95,7 +95,7 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
         self.renewals = 0
         """How often the consumer was replaced."""
         self.assigned = asyncio.Event()
-        self.lease = Lease(config.session_timeout_s, self._replaced)
+        self.lease = SessionLease(config.session_timeout_s, self._replaced)
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._connect = connect
         self._on_assigned = on_assigned
@@ -377,7 +377,7 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
                         group=self.config.group, instance_id=self.config.instance_id)  # fmt: skip
             return False
         why = f"another worker joined group {self.config.group} as instance id {self.config.instance_id!r}"
-        self._fail(RuntimeError(f"{why}; give each worker an --instance-id of its own"))
+        self._fail(RuntimeError(f"{why}; give each worker a different --instance-id"))
         return True
 
     def _fail(self, error: BaseException) -> None:

@@ -25,20 +25,20 @@ Recorded = Callable[[EventType, str, dict[str, Any], int, str], Output]
 """What `Recorder.event` does."""
 
 
-class Expired(NamedTuple):
+class ExpiredRange(NamedTuple):
     """Records of one topic partition. `records`: an upper bound, since gaps between records count too."""
 
     first: int
     last: int
     records: int
 
-    def joined(self, other: Expired) -> Expired:
+    def joined(self, other: ExpiredRange) -> ExpiredRange:
         """Both as one.
 
-        >>> Expired(3, 3, 1).joined(Expired(7, 9, 3))
-        Expired(first=3, last=9, records=4)
+        >>> ExpiredRange(3, 3, 1).joined(ExpiredRange(7, 9, 3))
+        ExpiredRange(first=3, last=9, records=4)
         """
-        return Expired(min(self.first, other.first), max(self.last, other.last), self.records + other.records)
+        return ExpiredRange(min(self.first, other.first), max(self.last, other.last), self.records + other.records)
 
 
 class ExpiredRecords:
@@ -59,11 +59,11 @@ class ExpiredRecords:
         """Records of this partition that expired under this worker."""
         return self._by_partition[tp]
 
-    def events(self, found: Mapping[TopicPartition, Expired]) -> list[Output]:
+    def events(self, found: Mapping[TopicPartition, ExpiredRange]) -> list[Output]:
         """The events for the commit that makes the losses final."""
         return [] if self._event is None else [self._event_of(self._event, tp, one) for tp, one in found.items()]
 
-    def _event_of(self, event: Recorded, tp: TopicPartition, one: Expired) -> Output:
+    def _event_of(self, event: Recorded, tp: TopicPartition, one: ExpiredRange) -> Output:
         data = {
             "topic": tp.topic,
             "partition": tp.partition,
@@ -73,7 +73,7 @@ class ExpiredRecords:
         }
         return event("records:expired", f"{tp.topic}/{tp.partition}", data, self._wall_ms(), f"/{one.first}/{one.last}")
 
-    def committed(self, found: Mapping[TopicPartition, Expired]) -> None:
+    def committed(self, found: Mapping[TopicPartition, ExpiredRange]) -> None:
         """The offsets behind the losses are committed: the next owner does not find them again."""
         for tp, one in found.items():
             self.by_topic[tp.topic] = self.by_topic.get(tp.topic, 0) + one.records

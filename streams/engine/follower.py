@@ -46,7 +46,7 @@ MAX_RETRY_S = 10.0
 """For a missing topic; with a longer pause a worker would use outdated information longer than necessary."""
 
 
-class TopicMissing(Exception):
+class FollowedTopicMissing(Exception):
     """The brokers do not have the topic, or do not show it. The message is one line and names the remedy."""
 
 
@@ -81,7 +81,7 @@ class Follower:
         self._catching_up: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Read the topic to its present end, then follow it. Raises `TopicMissing`, `KafkaError`, `TimeoutError`."""
+        """Read the topic to its present end, then follow it. Raises `FollowedTopicMissing`, `KafkaError`, `TimeoutError`."""
         self._consumer = await self._connected()
         self._task = asyncio.create_task(self._follow(), name=f"follow-{self._topic}")
         ends = await self._consumer.end_offsets(list(self._positions))
@@ -112,7 +112,7 @@ class Follower:
             cluster = await consumer._client.fetch_all_metadata()
             numbers = cluster.partitions_for_topic(self._topic)
             if not numbers:
-                raise TopicMissing(_missing(self._topic))
+                raise FollowedTopicMissing(_missing(self._topic))
             tps = [TopicPartition(self._topic, number) for number in sorted(numbers)]
             consumer.assign(tps)
             begins, ends = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
@@ -167,7 +167,6 @@ class Follower:
         return False
 
     async def stop(self) -> None:
-        """Stop following."""
         for task in (self._task, self._catching_up):
             if task is not None:
                 task.cancel()
@@ -207,7 +206,7 @@ class Follower:
         while True:
             try:
                 await self._poll(await self._living())
-            except TopicMissing as error:
+            except FollowedTopicMissing as error:
                 await self._drop()
                 self._positions, self._seen = {}, {}
                 self._fail(str(error))
@@ -232,7 +231,7 @@ class Follower:
             for record in records:
                 self._apply_safely(record)
         if self._topic not in consumer._client.cluster.topics():
-            raise TopicMissing(_missing(self._topic))
+            raise FollowedTopicMissing(_missing(self._topic))
         # Read after the records are applied: a compacted tail, or a log that begins anew, moves the position without one.
         async with asyncio.timeout(POSITION_TIMEOUT_S):
             self._positions = {tp: await consumer.position(tp) for tp in self._positions}

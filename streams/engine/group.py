@@ -21,7 +21,7 @@ from streams.engine.config import EngineConfig
 from streams.engine.faults import is_transient
 from streams.engine.feed import POLL_MS
 from streams.engine.group_offsets import committed_offsets
-from streams.engine.log_identity import Identity, epoch_ends, identities
+from streams.engine.log_identity import Identity, epoch_ends, identities, log_ends
 from streams.engine.partition_processor import Head, PartitionProcessor
 from streams.rules.engine.start_offsets import NOT_COMMITTED, KeptOffset, LogNow, start_offset
 
@@ -110,7 +110,7 @@ async def find_start_offsets(
     tps = processor.partitions
     committed = await committed_offsets(consumer, list(tps.values()))
     begins = await consumer.beginning_offsets(list(tps.values()))
-    ends = await consumer.end_offsets(list(tps.values()))
+    ends = await log_ends(consumer, list(tps.values()))
     names = [tp.topic for tp in tps.values()] if config.exact_ends else []
     logs = await identities(consumer, names)
     state = await remembered()

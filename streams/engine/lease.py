@@ -25,10 +25,10 @@ _STRANGER_CODES = (UnknownMemberIdError.errno, FENCED_INSTANCE_ID)
 HELD_S = 3600.0
 
 
-class Lease:
+class SessionLease:
     """`session_s`: how long the coordinator keeps a member that it does not hear from.
 
-    >>> lease = Lease(10.0)
+    >>> lease = SessionLease(10.0)
     >>> lease.renew(100.0); lease.valid(109.9), lease.valid(110.0)
     (True, False)
     """

@@ -57,7 +57,6 @@ class LeftOpen:
         self._since.pop(number, None)
 
     async def close(self) -> None:
-        """Stop checking."""
         self._since.clear()
         if self._looking is not None:
             self._looking.cancel()

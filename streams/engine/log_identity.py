@@ -1,4 +1,4 @@
-"""Identifies a log: its topic's id, its leader's epoch, and where an earlier epoch ends in it.
+"""Identifies a log: its topic's id, its leader's epoch, where it ends, and where an earlier epoch ends in it.
 
 In: a consumer's client. Out: the brokers' answers; nothing from those that have none (before Kafka 3.0, or the embedded
 one). aiokafka asks neither for topic ids nor for epochs, so the two requests are written here. It changes nothing.
@@ -9,11 +9,13 @@ from __future__ import annotations
 import uuid
 from collections import defaultdict
 from collections.abc import Collection, Mapping
+from copy import copy
 from io import BytesIO
 from typing import Any, NamedTuple
 
 import structlog
 from aiokafka import AIOKafkaConsumer
+from aiokafka.consumer.fetcher import READ_UNCOMMITTED
 from aiokafka.errors import IncompatibleBrokerVersion, KafkaError
 from aiokafka.protocol.types import AbstractType, Boolean, CompactArray, Int16, Int32, Int64
 from aiokafka.structs import TopicPartition
@@ -136,6 +138,20 @@ async def identities(consumer: AIOKafkaConsumer, topics: Collection[str]) -> dic
             if not error:
                 found[TopicPartition(name, number)] = Identity(topic_id.hex, epoch)
     return found
+
+
+async def log_ends(consumer: AIOKafkaConsumer, tps: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+    """Where each log ends, also behind transactions that have not ended in it. Raises `KafkaError`.
+
+    `end_offsets` of a reader of committed records stops before the first of them. A transaction ends in its topics one
+    after the other: its offsets may be committed before its records in another topic can be read.
+    """
+    fetcher: Any = getattr(consumer, "_fetcher", None)
+    if fetcher is None:  # not an aiokafka consumer
+        return await consumer.end_offsets(list(tps))  # type: ignore[no-any-return]
+    asking = copy(fetcher)  # only to ask with: it fetches nothing
+    asking._isolation_level = READ_UNCOMMITTED
+    return await asking.end_offsets(list(tps), consumer._request_timeout_ms)  # type: ignore[no-any-return]
 
 
 async def epoch_ends(consumer: AIOKafkaConsumer, epochs: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:

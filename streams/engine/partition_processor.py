@@ -18,7 +18,7 @@ import structlog
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 
 from streams.engine.commit import Commit, CommitFailed, Committer
-from streams.engine.expired_records import Expired, ExpiredRecords
+from streams.engine.expired_records import ExpiredRange, ExpiredRecords
 from streams.engine.fingerprint import Batches
 from streams.engine.handler import Handler
 from streams.engine.kept_offsets import KeptOffsets
@@ -95,7 +95,7 @@ class PartitionProcessor:
         self._counts: Sequence[int] = ()
         self._inherited: list[Output] = []
         self._expired_records = expired or ExpiredRecords()
-        self._expired: dict[TopicPartition, Expired] = {}
+        self._expired: dict[TopicPartition, ExpiredRange] = {}
         """Expired records, not committed yet."""
         self._finished: list[tuple[str, int]] = []
         self._outputs: list[Output] = []
@@ -212,7 +212,7 @@ class PartitionProcessor:
         Reported with the next commit, which marks them as finished.
         """
         if not self.closed and (count := self.ledgers[source].expire(first, end)):
-            self._note_expired(source, Expired(first, end - 1, count))
+            self._note_expired(source, ExpiredRange(first, end - 1, count))
 
     def complete_expired(self, source: str, offset: int) -> None:
         """A record in flight stayed on its topic and is gone from it: finish it, without a result."""
@@ -222,9 +222,9 @@ class PartitionProcessor:
     def report_expired(self, source: str, offset: int) -> None:
         """A finished record that was still needed is gone from its topic."""
         if not self.closed:
-            self._note_expired(source, Expired(offset, offset, 1))
+            self._note_expired(source, ExpiredRange(offset, offset, 1))
 
-    def _note_expired(self, source: str, found: Expired) -> None:
+    def _note_expired(self, source: str, found: ExpiredRange) -> None:
         tp = self.partitions[source]
         earlier = self._expired.get(tp)
         self._expired[tp] = found if earlier is None else earlier.joined(found)
@@ -339,7 +339,7 @@ class PartitionProcessor:
         committed.extend(after)
         return Commit(self.number, outputs, offsets, self._committing_bytes, records, bool(moved))
 
-    def _note_committed(self, places: dict[str, tuple[int, str]], expired: dict[TopicPartition, Expired]) -> None:
+    def _note_committed(self, places: dict[str, tuple[int, str]], expired: dict[TopicPartition, ExpiredRange]) -> None:
         self._committed = places
         self._committing_bytes = 0
         self.commits += 1

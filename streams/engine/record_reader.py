@@ -56,7 +56,6 @@ class RecordReader:
         return found
 
     async def close(self) -> None:
-        """Release the connections."""
         async with self._reading:
             await self._drop()
 

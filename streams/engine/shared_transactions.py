@@ -26,7 +26,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
-from streams.engine.commit import COMMIT_TIMEOUT_S, Collect, Commit, CommitFailed, Pace
+from streams.engine.commit import COMMIT_TIMEOUT_S, Collect, Commit, CommitFailed, CommitPace
 from streams.engine.faults import describe_error, is_transient
 from streams.engine.group_offsets import committed_offsets
 from streams.engine.left_open import LeftOpen
@@ -94,7 +94,7 @@ class SharedTransactions:
         """
         self._transactor = transactor
         self._is_current = is_current
-        self._pace = Pace(interval_max_s)
+        self._pace = CommitPace(interval_max_s)
         self.hurry = self._pace.hurry
         self._waiting: dict[_Waiting, None] = {}
         self._wanted = asyncio.Event()

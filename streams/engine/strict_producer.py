@@ -232,7 +232,6 @@ class StrictProducer(AIOKafkaProducer):  # type: ignore[misc]
         self._sender: Any = replace_sender(self, _StrictSender)
 
     async def begin_transaction(self) -> None:
-        """Begin a transaction."""
         self.end_asked = False
         await super().begin_transaction()
 

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from agents_io.errors import AgentError
 from agents_io.protocols.gateway.rules.session import Status
-from agents_io.protocols.gateway.service import Arrival
+from agents_io.protocols.gateway.service import Arrival, NotNow
 from agents_io.rules.secret_policy import SecretPolicy
 from agents_io.secret_refs import Secret
 from schemas.codec import header
@@ -88,7 +88,7 @@ class GatewayRegistry:
 
     def admit(self, arrival: Arrival) -> str | None:
         """Why an agent is refused: its id belongs to an agent of another protocol, or it lacks the token of its
-        registration's `auth`.
+        registration's `auth`. Raises `NotNow`.
         """
         known = self._lookup(arrival.agent_id)
         if known is None:
@@ -102,14 +102,14 @@ class GatewayRegistry:
             wanted = Secret(known.auth).token()
         except AgentError as error:
             log.error("an agent cannot dial in", agent_id=arrival.agent_id, reason=error.message)
-            return "its token cannot be checked now"
+            raise NotNow("its token cannot be checked now") from None
         same = compare_digest(arrival.token.encode(), wanted.encode())
         return None if same else "authorization: the token is missing or wrong"
 
     async def arrived(self, arrival: Arrival) -> str | None:
-        """Write the agent's record; None once the brokers have it."""
+        """Write the agent's record; None once the brokers have it. Raises `NotNow`."""
         if not self.address:
-            return "this worker is starting; try again"
+            raise NotNow("this worker is starting; try again")
         known = self._lookup(arrival.agent_id)
         claim = _Claim(arrival, known)
         try:
@@ -123,7 +123,7 @@ class GatewayRegistry:
             log.warning("an agent that dialled in was not registered", agent_id=arrival.agent_id, error=repr(error))
             if self._claims.get(arrival.agent_id) is claim:
                 del self._claims[arrival.agent_id]
-            return "it could not be registered now; try again"
+            raise NotNow("it could not be registered now; try again") from None
         log.info("an agent dialled in", agent_id=arrival.agent_id)
         for seen in claim.later:
             self._weigh(arrival.agent_id, claim, *seen)

@@ -21,14 +21,14 @@ from agents_io.rules.wrong_tokens import WrongTokens
 from agents_io.secret_refs import Secret, secret_of
 from streams.answers import error_answer, json_answer
 from streams.live.page import wants_page
-from streams.rules.web_access import Caller, Power, TrustedProxies, power_needed
+from streams.rules.web_access import Power, TrustedProxies, WebCaller, power_needed
 from streams.settings_parts import WebAuthSettings
 
 log = structlog.get_logger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
-EVERYBODY = Caller("operate")
+CALLER: web.RequestKey[WebCaller] = web.RequestKey("caller", WebCaller)
+EVERYBODY = WebCaller("operate")
 """The caller if authentication is off."""
 MISSING = "this worker asks for a token: send Authorization: Bearer TOKEN"
 
@@ -54,7 +54,7 @@ class WebAccess:
                 open_metrics=self._given.open_metrics,
             )
             found = self._identify(request)
-            if isinstance(found, Caller):
+            if isinstance(found, WebCaller):
                 if needed is not None and not found.may(needed):
                     return error_answer(403, f"this needs the power {needed}; the token or the user has {found.power}")
                 request[CALLER] = found
@@ -72,7 +72,7 @@ class WebAccess:
         caller = request[CALLER]
         return json_answer({"required": self._given.is_set, "power": caller.power, "user": caller.user})
 
-    def _identify(self, request: web.Request) -> Caller | web.Response:
+    def _identify(self, request: web.Request) -> WebCaller | web.Response:
         """The caller, or the refusal. The proxy is checked first: it may pass on a token of the user that is not one of
         ours.
         """
@@ -87,7 +87,7 @@ class WebAccess:
             return _unauthorized(MISSING)
         return self._holder(token.strip(), request.remote or "")
 
-    def _holder(self, token: str, address: str) -> Caller | web.Response:
+    def _holder(self, token: str, address: str) -> WebCaller | web.Response:
         now = self._clock()
         if wait_s := self._wrong.wait_s(address, now):
             refusal = error_answer(429, "too many wrong tokens from this address")
@@ -101,7 +101,7 @@ class WebAccess:
         if power is None:
             self._wrong.add(address, now)
             return _unauthorized("the token is wrong")
-        return Caller(power)
+        return WebCaller(power)
 
 
 def _secrets(power: Power, references: tuple[str, ...]) -> list[tuple[Power, Secret]]:

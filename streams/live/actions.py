@@ -51,7 +51,7 @@ PLACE = "/api/v1/dead-letters/{topic:[^/]+}/{partition:[0-9]+}/{offset:[0-9]+}"
 Work = Callable[[web.Request, dict[str, Any]], Awaitable[web.Response]]
 
 
-class Refused(Exception):
+class ActionRefused(Exception):
     """A response other than 2xx: a status and a sentence."""
 
     def __init__(self, status: int, why: str) -> None:
@@ -83,9 +83,9 @@ class Actions:
 
         async def check(request: web.Request, _: dict[str, Any]) -> web.Response:
             if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
-                raise Refused(403, "requests from pages of other sites are refused here")
+                raise ActionRefused(403, "requests from pages of other sites are refused here")
             if request.content_type != "application/json":
-                raise Refused(415, "send a JSON object with Content-Type: application/json")
+                raise ActionRefused(415, "send a JSON object with Content-Type: application/json")
             answer = await work(request, await _body(request))
             caller = request.get(CALLER)
             log.info("action done over HTTP", path=request.path, user=None if caller is None else caller.user)
@@ -101,7 +101,7 @@ class Actions:
             try:
                 async with self._one, asyncio.timeout(ACTION_TIMEOUT_S):
                     return await work(request, {})
-            except Refused as refused:
+            except ActionRefused as refused:
                 return error_answer(refused.status, str(refused))
             except NotFound as error:
                 return error_answer(404, str(error))
@@ -127,7 +127,7 @@ class Actions:
     async def _ask_to_cancel(self, field: str, name: str, body: dict[str, Any]) -> web.Response:
         reason = body.get("reason", "cancelled over HTTP")
         if not isinstance(reason, str) or len(reason) > MAX_REASON:
-            raise Refused(400, f"reason: must be text of at most {MAX_REASON} characters")
+            raise ActionRefused(400, f"reason: must be text of at most {MAX_REASON} characters")
         control = validate(Control, {"type": "cancel", field: name, "reason": reason})
         await send_keyed(self._settings, "controls", [(name.encode(), pack(control.wire()))])
         return json_answer({field: name, "asked": True}, 202)
@@ -137,12 +137,12 @@ class Actions:
         task_id = _id(request.match_info["id"])
         new_id = _id(body.get("id", uuid.uuid4().hex), "id")
         if new_id == task_id:
-            raise Refused(400, "id: must be another than the task's: an id is answered once")
+            raise ActionRefused(400, "id: must be another than the task's: an id is answered once")
         task = await find_task(self._settings, task_id, _since(body))
         try:
             again = sent_again(task, new_id, round(time.time() * 1000))
         except InvalidTask as error:
-            raise Refused(409, str(error)) from None
+            raise ActionRefused(409, str(error)) from None
         await send_keyed(self._settings, "tasks", [(again.key, again.value)])
         return json_answer({"taskId": new_id, "retryOf": task_id}, 201)
 
@@ -175,7 +175,7 @@ class Actions:
             ):
                 raise NotReplayable(f"topic {built.topic}, where it came from, accepts no replayed dead letters")
         except NotReplayable as error:
-            raise Refused(409, f"{place}: {error}") from None
+            raise ActionRefused(409, f"{place}: {error}") from None
         async with replaying(self._settings) as replayer:
             await replayer.send(place, built)
             [(_, _, failure)] = await replayer.settle()
@@ -192,28 +192,28 @@ async def _body(request: web.Request) -> dict[str, Any]:
     try:
         body = loads(await request.read() or b"{}")
     except ValueError as error:
-        raise Refused(400, f"the body is no JSON: {error}") from None
+        raise ActionRefused(400, f"the body is no JSON: {error}") from None
     if not isinstance(body, dict):
-        raise Refused(400, "the body must be a JSON object")
+        raise ActionRefused(400, "the body must be a JSON object")
     return body
 
 
 def _id(value: Any, name: str = "the task's id") -> str:
     if not isinstance(value, str) or not 0 < len(value) <= MAX_ID:
-        raise Refused(400, f"{name}: must be 1 to {MAX_ID} characters")
+        raise ActionRefused(400, f"{name}: must be 1 to {MAX_ID} characters")
     return value
 
 
 def _most(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= 4 and 0 < int(text) <= MAX_LISTED):
-        raise Refused(400, f"max: must be a number from 1 to {MAX_LISTED}")
+        raise ActionRefused(400, f"max: must be a number from 1 to {MAX_LISTED}")
     return int(text)
 
 
 def _since(given: Any) -> str:
     since = given.get("since", SINCE)
     if not isinstance(since, str):
-        raise Refused(400, 'since: must be a duration or a time, as text such as "24h"')
+        raise ActionRefused(400, 'since: must be a duration or a time, as text such as "24h"')
     _since_ms(since)
     return since
 
@@ -222,7 +222,7 @@ def _since_ms(since: str) -> int:
     try:
         return since_ms(since, round(time.time() * 1000))
     except InvalidTask as error:
-        raise Refused(400, str(error)) from None
+        raise ActionRefused(400, str(error)) from None
 
 
 def _origins(prefix: str) -> set[str]:
@@ -235,9 +235,9 @@ def _origins(prefix: str) -> set[str]:
 def _away(error: Exception) -> web.Response:
     """The status for Kafka's refusal: if the worker's user lacks a right, waiting does not help."""
     if isinstance(error, AccessDenied) or unauthorized(error) is not None:
-        said = str(error) if isinstance(error, AccessDenied) else describe_error(error)
+        reason = str(error) if isinstance(error, AccessDenied) else describe_error(error)
         return error_answer(
-            403, f"{said} (`operator`: a worker that acts for people needs these rights beside its own)"
+            403, f"{reason} (`operator`: a worker that acts for people needs these rights beside its own)"
         )
     ours = isinstance(error, (TopicMissing, ReadStalled, ClientError))
     return error_answer(503, str(error) if ours else describe_error(error))

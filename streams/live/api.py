@@ -24,7 +24,7 @@ from schemas.topics import full_name
 from streams.answers import error_answer, json_answer
 from streams.broker.kafka import client_options
 from streams.live.held_elsewhere import OtherWorkers
-from streams.live.hub import Full, Hub, Watcher
+from streams.live.hub import Hub, TooManyWatchers, Watcher
 from streams.live.reading import Taker, TopicReader
 from streams.live.task_search import SEARCH_TIMEOUT_S, Busy, TaskSearch
 from streams.rules.live.query import watch_request
@@ -97,7 +97,7 @@ class LiveApi:
             return error_answer(400, str(error))
         try:
             watcher = self.hub.join(asked)
-        except Full as error:
+        except TooManyWatchers as error:
             return error_answer(503, str(error))
         self._open[watcher] = request, asyncio.current_task()
         response = web.StreamResponse(headers=HEADERS)

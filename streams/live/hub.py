@@ -33,11 +33,11 @@ LINGER_S = 10.0
 """Reading continues this long after the last watcher left: it may only reload its page."""
 
 
-class Full(Exception):
+class TooManyWatchers(Exception):
     """The limit of watchers is reached; one line."""
 
 
-class Reader(Protocol):
+class EventReader(Protocol):
     """Reads the topic; implemented by `TopicReader`."""
 
     def start(self) -> None:
@@ -197,7 +197,7 @@ class Hub:
     """All watchers of this worker."""
 
     def __init__(
-        self, reader: Callable[[Taker], Reader], wall_ms: Callable[[], int], linger_s: float = LINGER_S
+        self, reader: Callable[[Taker], EventReader], wall_ms: Callable[[], int], linger_s: float = LINGER_S
     ) -> None:
         self.closed = asyncio.Event()
         self._make_reader = reader
@@ -205,7 +205,7 @@ class Hub:
         self._linger_s = linger_s
         self._watchers: list[Watcher] = []
         self._scene: Scene | None = None
-        self._reader: Reader | None = None
+        self._reader: EventReader | None = None
         self._ending: asyncio.TimerHandle | None = None
         self._stopping: set[asyncio.Task[None]] = set()
         self._metrics: tuple[int, bytes] = (-1, b"")
@@ -221,11 +221,11 @@ class Hub:
         return len(self._watchers)
 
     def join(self, watch_request: WatchRequest) -> Watcher:
-        """Add a watcher. Raises `Full`."""
+        """Add a watcher. Raises `TooManyWatchers`."""
         if self.closed.is_set():
-            raise Full("this worker is stopping")
+            raise TooManyWatchers("this worker is stopping")
         if self.watchers >= MAX_WATCHERS:
-            raise Full(f"too many streams are open: this worker accepts at most {MAX_WATCHERS}")
+            raise TooManyWatchers(f"too many streams are open: this worker accepts at most {MAX_WATCHERS}")
         watcher = Watcher(watch_request, self._wall_ms())
         self._watchers.append(watcher)
         if self._ending is not None:

@@ -22,34 +22,37 @@ from schemas.partitioning import owner_partition
 from streams.engine.handler import source_record_of
 from streams.engine.partition_processor import PartitionProcessor
 from streams.plans.clock import PlanClock
-from streams.plans.intake import Refused, id_of, opened, place_of_step
+from streams.plans.intake import PlanRefused, id_of, opened, place_of_step
 from streams.plans.memory import Active, PlanStore
 from streams.plans.outcomes import PlanOutcomes, why_stopped
 from streams.plans.parts import PlanParts
 from streams.plans.spans import PlanSpans, marked
 from streams.rules.dedup_window import digest
-from streams.rules.dispatch.routing import MAX_HOPS
 from streams.rules.plans.blueprint import InvalidPlan
 from streams.rules.plans.result import view
-from streams.rules.plans.run import Action, Over, PlanRun, Start, Stop, failure
+from streams.rules.plans.run import Action, Over, PlanRun, StartStep, StopStep, failure
 from streams.rules.plans.step_graph import End
 from streams.rules.plans.step_ids import path_of, step_of, task_id
 from streams.rules.plans.task_plans import OriginTask, origin_of, plan_of
 from streams.rules.records import Output
-from streams.rules.source_record import HOPS_HEADER, SourceRecord, own_header
+from streams.rules.source_record import SourceRecord
 from streams.rules.tracing.spans import ended_in, rejection
 
 log = structlog.get_logger(__name__)
 
-KEPT_FIELDS = (
-    "status", "error", "confidence", "calibratedConfidence", "agentId", "executionTime", "waitTime", "retries", "cached",
-    "timestamp",
-)  # fmt: skip
+KEPT_FIELDS = tuple(
+    str(info.alias)
+    for name, info in Result.model_fields.items()
+    if name not in ("task_id", "plan_id", "result", "metadata")
+)
+"""What a plan keeps of a step's result beside the answer."""
 PLAN_ID_MARK = b'"planId"'
 """In the bytes of every result of a step."""
 READ_BACK_S = 10.0
 """How long a plan continues past its time, or past a cancel request, until results from before this owner are read."""
 RECHECK_MS = 50
+MAX_BEGUN_BYTES = 128 * 1024 * 1024
+"""Tasks of one plan that begin together, each with its own copy of the answers before it: they are written at once."""
 MAX_RECENT_BYTES = 1024 * 1024
 """Results of ended plans, kept for the page of the plan."""
 
@@ -156,7 +159,6 @@ class PlanHandler:
     # Called by others
 
     def cancel(self, plan_id: str) -> None:
-        """Cancel the plan."""
         active = self._store.active.get(plan_id)
         if active is not None and not self._closed and self._cancel_reason(active) is not None:
             due_ms = self._due(plan_id, self._parts.wall_ms())
@@ -186,7 +188,7 @@ class PlanHandler:
         now_ms = self._parts.wall_ms()
         self._store.restore(kept)
         for lost, origin in self._store.lost:
-            why = Refused("internal", "what was known of the plan is not readable")
+            why = PlanRefused("internal", "what was known of the plan is not readable")
             self._pending += self._refuse(lost.plan_id, lost.plan, origin, why, now_ms)
         self._parts.metrics.active.inc(len(self._store.active))
         for active in list(self._store.active.values()):
@@ -211,14 +213,14 @@ class PlanHandler:
             return self._tell.duplicate(record, plan_id, origin, now_ms)
         try:
             if origin is not None and origin.refused is not None:
-                raise Refused(origin.refused.code, origin.refused.message)
+                raise PlanRefused(origin.refused.code, origin.refused.message)
             return self._begin(opened(data, origin, record, self._parts, now_ms), record, now_ms)
-        except Refused as why:
+        except PlanRefused as why:
             return self._refuse(plan_id, data, origin, why, now_ms, record)
         except Exception as error:
             log.exception("unexpected error while running a plan", topic=record.topic, offset=record.offset)
             self._take_back(plan_id)
-            fault = Refused("internal", f"internal error: {type(error).__name__}")
+            fault = PlanRefused("internal", f"internal error: {type(error).__name__}")
             return self._refuse(plan_id, data, origin, fault, now_ms, record)
 
     def _begin(self, active: Active, record: SourceRecord, now_ms: int) -> list[Output]:
@@ -238,12 +240,13 @@ class PlanHandler:
             self._parts.metrics.active.dec()
 
     def _moved(self, record: SourceRecord, plan_id: str) -> Output | None:
-        """Forward a plan whose steps' results will be in another partition, once."""
+        """Forward a plan whose steps' results will be in another partition. It is never begun in a wrong one: the
+        results would not reach it there, and the next owner would not resume it.
+        """
         number = self._owner(plan_id)
-        hops = own_header(record.headers, HOPS_HEADER) or 0
-        if number == self._partition.number or hops >= MAX_HOPS:
+        if number == self._partition.number:
             return None
-        return self._parts.recorder.plan_forward(record, plan_id, number, hops + 1, self._parts.wall_ms())
+        return self._parts.recorder.plan_forward(record, plan_id, number, self._parts.wall_ms())
 
     def _owner(self, plan_id: str) -> int:
         return owner_partition(plan_id, self._parts.partition_count())
@@ -267,7 +270,7 @@ class PlanHandler:
         return self._parts.recorder.step_forward(source_record_of("results", record), place, number)
 
     def _refuse(
-        self, plan_id: str, data: dict[str, Any], origin: OriginTask | None, why: Refused, now_ms: int,
+        self, plan_id: str, data: dict[str, Any], origin: OriginTask | None, why: PlanRefused, now_ms: int,
         record: SourceRecord | None = None,
     ) -> list[Output]:  # fmt: skip
         self._store.seen.add(digest("plan", plan_id), now_ms)
@@ -315,29 +318,38 @@ class PlanHandler:
 
     def _carry_out(self, active: Active, actions: list[Action], now_ms: int) -> list[Output]:
         run, recorder = active.run, self._parts.recorder
-        limit = self._parts.settings.dispatch.max_task_bytes
         outputs: list[Output] = []
+        begun_bytes = 0
         todo = deque(actions)
         while todo:
             action = todo.popleft()
             if isinstance(action, Over):
                 outputs += self._over(active, action, now_ms)
-            elif isinstance(action, Stop):
+            elif isinstance(action, StopStep):
                 # Sent at once, since the agent's work is useless now; and in the transaction, so it is never missing. What
                 # stops a step stays true whatever becomes of the commit: a result, a cancel request, the time.
                 stop = recorder.stop(task_id(run.plan.id, action.path), why_stopped(run), now_ms)
                 self._parts.emit(stop)
                 outputs.append(stop)
             elif run.wanted(action.path):
-                end = self._send(run, action, limit, outputs, now_ms)
+                if begun_bytes > MAX_BEGUN_BYTES:
+                    message = (
+                        f"the steps that begin together have more than {MAX_BEGUN_BYTES} bytes with their contexts"
+                    )
+                    end: End | None = failure("too_large", message, now_ms)
+                else:
+                    end = self._send(run, action, outputs, now_ms)
                 if end is not None:
                     todo.extend(run.ended(action.path, end, now_ms))
+                else:
+                    begun_bytes += len(outputs[-1].value or b"")
         if not run.over:
             self._clock.set(run.plan.id, run.due_ms)
         return marked(active, outputs)
 
-    def _send(self, run: PlanRun, start: Start, limit: int, outputs: list[Output], now_ms: int) -> End | None:
+    def _send(self, run: PlanRun, start: StartStep, outputs: list[Output], now_ms: int) -> End | None:
         """The task of a step; or the step's end, if there can be no task."""
+        limit = self._parts.max_task_bytes
         try:
             task = run.task(start.path)
             value = dumps(task)

@@ -1,6 +1,6 @@
 """From a record on `plans` to a plan that can begin, or the reason why it cannot.
 
-In: the bytes and headers of a record. Out: an `Active` plan; `Refused` if it has an id to answer to, `Rejected` if not;
+In: the bytes and headers of a record. Out: an `Active` plan; `PlanRefused` if it has an id to answer to, `Rejected` if not;
 or the partition to forward it to. It writes nothing and begins nothing.
 """
 
@@ -17,11 +17,11 @@ from streams.rules.plans.blueprint import InvalidPlan
 from streams.rules.plans.run import PlanRun
 from streams.rules.plans.task_plans import OriginTask, timed
 from streams.rules.plans.templates import read_plan, used
-from streams.rules.source_record import STEP_HEADER, SourceRecord
+from streams.rules.source_record import MAX_DIGITS, STEP_HEADER, SourceRecord
 from streams.rules.tracing.trace import trace_of
 
 
-class Refused(Exception):
+class PlanRefused(Exception):
     """A plan that cannot run, and the error it is answered with."""
 
     def __init__(self, code: ErrorCode, reason: str) -> None:
@@ -48,30 +48,37 @@ def place_of_step(record: SourceRecord) -> tuple[int, int] | None:
     (3, 17)
     """
     partition, _, offset = (header(record.headers, STEP_HEADER) or "").partition("/")
-    return (int(partition), int(offset)) if partition.isdecimal() and offset.isdecimal() else None
+    if not (partition.isdecimal() and offset.isdecimal()) or max(len(partition), len(offset)) > MAX_DIGITS:
+        return None
+    return int(partition), int(offset)
 
 
 def opened(
     data: dict[str, Any], origin: OriginTask | None, record: SourceRecord, parts: PlanParts, now_ms: int
 ) -> Active:
-    """The plan of a record, not begun; `origin`: the task it answers. Raises `Refused`."""
+    """The plan of a record, not begun; `origin`: the task it answers. Raises `PlanRefused`."""
     if origin is not None:
         data = _in_time(data, origin, parts, now_ms)
     data = _with_deadline(data, record, now_ms)
     try:
         plan_json = dumps(data)
-        if len(plan_json) > parts.max_plan_bytes:
-            reason = f"the plan has {len(plan_json)} bytes; at most {parts.max_plan_bytes} are accepted"
-            raise Refused("too_large", reason)
+        _check_size(len(plan_json), parts.max_plan_bytes)
         plan = read_plan(data)
         templates = used(plan, parts.templates, parts.settings.plans.max_depth)
+        if templates:  # they are kept with it, in one record
+            _check_size(len(plan_json) + len(dumps(templates)), parts.max_plan_bytes, " with the templates it uses")
     except (InvalidPlan, Rejected) as error:
-        raise Refused("invalid_plan", str(error)) from None
+        raise PlanRefused("invalid_plan", str(error)) from None
     if plan.deadline_ms is not None and plan.deadline_ms <= now_ms:
-        raise Refused("expired", "metadata.deadline: it passed before the plan could begin")
+        raise PlanRefused("expired", "metadata.deadline: it passed before the plan could begin")
     run = PlanRun(plan=plan, accepted_ms=now_ms, templates=templates, trace=trace_of(record.headers))
     place = (record.partition, record.offset)
     return Active(run, place, plan_json, templates, plan_bytes=len(plan_json), origin=origin)
+
+
+def _check_size(size: int, limit: int, what: str = "") -> None:
+    if size > limit:
+        raise PlanRefused("too_large", f"the plan has {size} bytes{what}; at most {limit} are accepted")
 
 
 def _with_deadline(data: dict[str, Any], record: SourceRecord, now_ms: int) -> dict[str, Any]:
@@ -81,13 +88,13 @@ def _with_deadline(data: dict[str, Any], record: SourceRecord, now_ms: int) -> d
     if given is None or not isinstance(metadata, dict):
         return data
     if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= MAX_DURATION_MS:
-        raise Refused("invalid_plan", f"metadata.expiresIn: must be an integer of 1 to {MAX_DURATION_MS} (ms)")
+        raise PlanRefused("invalid_plan", f"metadata.expiresIn: must be an integer of 1 to {MAX_DURATION_MS} (ms)")
     began_ms = min(record.timestamp_ms, now_ms) if record.timestamp_ms > 0 else now_ms
     own = metadata.get("deadline")
     try:
         ends_ms = began_ms + given if own is None else min(began_ms + given, parse_time(own))
     except ValueError as error:
-        raise Refused("invalid_plan", f"metadata.deadline: {error}") from None
+        raise PlanRefused("invalid_plan", f"metadata.deadline: {error}") from None
     kept = {name: value for name, value in metadata.items() if name != "expiresIn"}
     return {**data, "metadata": kept | {"deadline": format_time(ends_ms)}}
 
@@ -95,7 +102,9 @@ def _with_deadline(data: dict[str, Any], record: SourceRecord, now_ms: int) -> d
 def _in_time(data: dict[str, Any], origin: OriginTask, parts: PlanParts, now_ms: int) -> dict[str, Any]:
     name = origin.task.target
     if name not in parts.templates:
-        raise Refused("unsupported", f"target: the worker that runs plans knows no template {name!r} (plans.templates)")
+        raise PlanRefused(
+            "unsupported", f"target: the worker that runs plans knows no template {name!r} (plans.templates)"
+        )
     if origin.expires_ms <= now_ms:
-        raise Refused("expired", "the deadline passed before a worker with the role plans took the task")
+        raise PlanRefused("expired", "the deadline passed before a worker with the role plans took the task")
     return timed(data, origin, now_ms)

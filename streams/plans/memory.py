@@ -112,7 +112,6 @@ class PlanStore:
         self._gone: list[str] = []
 
     def add(self, active: Active) -> None:
-        """A plan begins."""
         self._put(active)
         self.touch(active)
 

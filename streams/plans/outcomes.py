@@ -15,7 +15,7 @@ from streams.plans.parts import PlanParts
 from streams.plans.spans import marked
 from streams.rules.plans.blueprint import likely_kind
 from streams.rules.plans.result import plan_result, progress, refused
-from streams.rules.plans.run import Action, Over, PlanRun, Start
+from streams.rules.plans.run import Action, Over, PlanRun, StartStep
 from streams.rules.plans.task_plans import OriginTask
 from streams.rules.records import Output
 from streams.rules.source_record import SourceRecord
@@ -36,7 +36,7 @@ class PlanOutcomes:
         if origin is None:
             data: dict[str, Any] = {"planId": plan.id, "kind": plan.kind, "tasks": len(plan.steps)}
             return marked(active, [recorder.event("plan:started", plan.id, data, now_ms)])
-        if not any(isinstance(action, Start) for action in actions):
+        if not any(isinstance(action, StartStep) for action in actions):
             return []
         data = {"taskId": origin.task.id, "type": "pattern", "target": origin.task.target}
         return marked(active, [recorder.event("task:started", origin.task.id, data, now_ms)])

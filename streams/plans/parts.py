@@ -29,7 +29,10 @@ class PlanParts:
     """Why a plan id submitted then (epoch ms) is cancelled, or None."""
     partition_count: Callable[[], int]
     templates: Templates
+    max_task_bytes: int
+    """A step ends as failed if its task is larger as JSON."""
     max_plan_bytes: int
+    """A plan is refused if it is larger as JSON, with the templates it uses."""
     task_cancelled: Callable[[str, int], str | None] = lambda _task_id, _submitted_ms: None
     """Why a task that a plan answers is cancelled, or None."""
     tracing: Tracing | None = None

@@ -100,6 +100,7 @@ class PlansRole(EngineRole[PlanHandler]):
             partition_count=self.partition_count,
             templates=load_templates(settings.plans.templates),
             tracing=self.tracing(),
+            max_task_bytes=self.max_task_bytes(),
             max_plan_bytes=min(
                 settings.plans.max_plan_bytes, parts.size_limits.get(STATE, DEFAULT_LIMIT) - WRAPPING_BYTES
             ),

@@ -22,6 +22,8 @@ NOT_BEFORE_HEADER = "parallax-not-before"
 CANCELLED_HEADER = "parallax-cancelled"
 STEP_HEADER = "parallax-step"
 FIRED_HEADER = "parallax-fired"
+MAX_DIGITS = 18
+"""Digits of an integer in a header: users may write any, and `int` raises an error for several thousand."""
 INTERNAL_SOURCES = ("dispatch", "parked")
 """Topics that only workers write: their headers are trusted."""
 GO_ALONG = (JUDGED_HEADER, CANCELLED_HEADER, NOT_BEFORE_HEADER)
@@ -74,8 +76,12 @@ def from_coordinator(headers: Iterable[tuple[str, bytes]]) -> bool:
 
 
 def own_header(headers: Iterable[tuple[str, bytes]], name: str) -> int | None:
-    """An integer header the pipeline wrote, or None."""
+    """An integer header the pipeline wrote, or None.
+
+    >>> own_header([("parallax-hops", b"3")], "parallax-hops"), own_header([("parallax-hops", b"9" * 5000)], "parallax-hops")
+    (3, None)
+    """
     for key, value in headers:
-        if key == name and value and value.isdigit():
+        if key == name and value and value.isdigit() and len(value) <= MAX_DIGITS:
             return int(value)
     return None

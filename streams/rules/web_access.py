@@ -29,7 +29,7 @@ MAX_USER = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class WebCaller:
     """The caller. `user`: as a trusted proxy names them; None for the holder of a token."""
 
     power: Power
@@ -65,20 +65,20 @@ class TrustedProxies:
         self._networks = [ip_network(text) for text in networks]
         self._operators = frozenset(operators)
 
-    def caller(self, address: str | None, values: Sequence[str]) -> Caller | None:
+    def caller(self, address: str | None, values: Sequence[str]) -> WebCaller | None:
         """`values`: those of the header, in order. None: it names no user, or the request is not from a trusted proxy.
 
         More than one value is refused: one of them may be the client's own.
 
         >>> proxies = TrustedProxies(["10.0.0.7/32"], ["ops@example.com"])
         >>> proxies.caller("10.0.0.7", ["ops@example.com"]), proxies.caller("10.0.0.8", ["ops@example.com"])
-        (Caller(power='operate', user='ops@example.com'), None)
+        (WebCaller(power='operate', user='ops@example.com'), None)
         """
         user = values[0].strip() if len(values) == 1 else ""
         if not 0 < len(user) <= MAX_USER or not user.isprintable() or not self._trusted(address):
             return None
         operates = user in self._operators or "*" in self._operators
-        return Caller("operate" if operates else "view", user)
+        return WebCaller("operate" if operates else "view", user)
 
     def _trusted(self, address: str | None) -> bool:
         found = peer_address(address or "")

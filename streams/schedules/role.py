@@ -12,7 +12,6 @@ from typing import Any
 
 from schemas.topics import SCHEDULE_INTAKE, full_name
 from streams.agents.control_table import ControlTable
-from streams.engine.batcher import DEFAULT_LIMIT
 from streams.engine.state_reader import StateReader
 from streams.metrics import ScheduleMetrics
 from streams.role import EngineRole, RoleParts
@@ -21,9 +20,6 @@ from streams.rules.schedules.state_rows import belongs
 from streams.schedules.handler import ScheduleHandler
 from streams.schedules.parts import ScheduleParts
 from streams.schedules.reader import ScheduleReader
-
-RECORD_ROOM = 16 * 1024
-"""Bytes of a batch on `tasks` reserved for the key and the headers beside a schedule's task."""
 
 
 class SchedulesRole(EngineRole[ScheduleHandler]):
@@ -44,9 +40,7 @@ class SchedulesRole(EngineRole[ScheduleHandler]):
             cancelled=self._controls.cancelled,
             cancel_requests=self._controls.task_ids,
             partition_count=self.partition_count,
-            max_task_bytes=min(
-                settings.dispatch.max_task_bytes, parts.size_limits.get("tasks", DEFAULT_LIMIT) - RECORD_ROOM
-            ),
+            max_task_bytes=self.max_task_bytes(),
             read_again=self.reader.read,
         )
         self.engine = self.make_engine(

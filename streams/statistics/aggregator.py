@@ -50,6 +50,8 @@ AHEAD_MS = 600_000
 """How far a point may be after its record's time, or after the present if that is later (an old record may be written
 again with present points). A larger distance is a wrong clock, and would close all earlier windows.
 """
+SKEW_MS = 86_400_000
+"""How far after the present a record's time may be: this worker's clock may be behind, but not by more."""
 DRAIN_S = 5.0
 
 
@@ -78,6 +80,7 @@ class Aggregator:
         self.ready = False
         self.points = 0
         self.rejected = 0
+        self.expired = 0
         self.reported: Counter[tuple[str, str]] = Counter()
         """Anomalies reported as firing, by type and severity."""
 
@@ -161,6 +164,7 @@ class Aggregator:
             gc.disable()
             try:
                 await self.state.load(int(time.time() * 1000))
+                self._table.recovery.deleted.clear()  # a key for each window that went in the last hours
                 gc.freeze()
             finally:
                 gc.enable()
@@ -244,11 +248,9 @@ class Aggregator:
             point = decode(ConfidenceDataPoint, message.value, headers)
             stamp_ms = -1 if message.timestamp is None else round(message.timestamp * 1000)
             now_ms = int(time.time() * 1000)
-            ahead_ms = point.timestamp - max(stamp_ms, now_ms)
+            ahead_ms = point.timestamp - max(min(stamp_ms, now_ms + SKEW_MS), now_ms)
             if ahead_ms > AHEAD_MS:
-                raise Rejected(
-                    "validate", f"timestamp: is {ahead_ms // 1000} s after its record's time and the present"
-                )
+                raise Rejected("validate", f"timestamp: is {(point.timestamp - now_ms) // 1000} s after the present")
             if point.feedback and point.task_id is None:
                 raise Rejected("validate", "feedback: needs taskId")
             return self.state.add_point(point, RecordAt(message.partition, message.offset, stamp_ms, now_ms))
@@ -261,9 +263,13 @@ class Aggregator:
         outputs += self._recorder.dead_letter(record, stage, reason, int(time.time() * 1000))
         return None
 
-    async def _store(self, touched: Collection[Live], outputs: list[Output], now: float, releases: int) -> None:
-        """Write outputs first, then the state that records them: a replay of the points repeats them unchanged."""
-        rows: list[Row] = []
+    async def _store(
+        self, touched: Collection[Live], outputs: list[Output], now: float, releases: int, *, by_clock: bool = False
+    ) -> None:
+        """Write outputs first, then the state that records them: a replay of the points repeats them unchanged. Alarms
+        that only time causes (`by_clock`) are stored before that: after a crash no offset would repeat them, and nothing
+        end them. Windows that time closed come even before: the next owner reads that they are closed.
+        """
         self._still(releases)
         for live in touched:
             await self._checkpoint(releases)
@@ -275,19 +281,31 @@ class Aggregator:
                     live.published.pop(window_id, None)
                 else:
                     live.dirty.add(window_id)
-            for anomaly in live.series.anomalies:
-                outputs += self._recorder.anomaly(anomaly)
-                self.reported[anomaly.type, anomaly.severity] += anomaly.state == "firing"
             self._publish(live, now, outputs, quiet=False)
             calibration = self.state.calibration(live)
             if calibration is not None:
                 outputs.append(self._recorder.calibration(calibration, live.series.windows.watermark_ms))
+        if by_clock and (alarmed := [live for live in touched if live.series.anomalies]):
+            await self._send(outputs)
+            await self._save(alarmed, releases)
+            outputs = []
+        for live in touched:
+            for anomaly in live.series.anomalies:
+                outputs += self._recorder.anomaly(anomaly)
+                self.reported[anomaly.type, anomaly.severity] += anomaly.state == "firing"
             live.series.anomalies.clear()
-            rows += self.state.rows(live)
-            windows.touched.clear()
         await self._send(outputs)
+        await self._save(touched, releases)
+
+    async def _save(self, touched: Collection[Live], releases: int) -> None:
+        """Write the rows of these series. Raises `Released`."""
+        rows: list[Row] = []
+        for live in touched:
+            await self._checkpoint(releases)
+            rows += self.state.rows(live)
         await self._write(rows, releases)
         for live in touched:
+            live.series.windows.touched.clear()
             live.leaving.clear()
 
     async def write_overtaken(self) -> None:
@@ -361,24 +379,7 @@ class Aggregator:
                 if len(touched) >= MAX_BATCH:
                     break
         if touched:
-            await self._foretell(touched, releases)
-            await self._store(touched, [], now, releases)
-
-    async def _foretell(self, touched: Collection[Live], releases: int) -> None:
-        """Store what only time causes before publishing it: after a crash no offset would repeat it, and nothing end
-        it. Windows that time closed are published even before: the next owner reads that they are closed.
-        """
-        alarmed = [live for live in touched if live.series.anomalies]
-        if alarmed:
-            await self._send(
-                [
-                    self._recorder.aggregate(live, window_id, window)
-                    for live in alarmed
-                    for window_id, window in live.series.windows.touched.items()
-                    if window.closed
-                ]
-            )
-            await self._write([row for live in alarmed for row in self.state.rows(live)], releases)
+            await self._store(touched, [], now, releases, by_clock=True)
 
     def _turn(self) -> list[Live]:
         """The series whose turn it is; all series while they are few."""

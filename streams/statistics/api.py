@@ -36,7 +36,7 @@ INTERNAL = "/internal/v2/stats"
 Parts = list[Mapping[str, Any]]
 
 
-class Refused(Exception):
+class QueryRefused(Exception):
     """No answer: the HTTP status and one line."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -44,8 +44,8 @@ class Refused(Exception):
         self.status = status
 
 
-def _recovering(why: str) -> Refused:
-    return Refused(503, f"recovering: {why}")
+def _recovering(why: str) -> QueryRefused:
+    return QueryRefused(503, f"recovering: {why}")
 
 
 class StatsApi:
@@ -81,7 +81,7 @@ class StatsApi:
                 return handed_on(status, body)
             try:
                 return json_answer(await answer(request))
-            except Refused as refused:
+            except QueryRefused as refused:
                 return error_answer(refused.status, str(refused))
 
         return handle
@@ -94,7 +94,7 @@ class StatsApi:
         agent_id = request.match_info["id"]
         found = await stats_of(agent_id, await self._gather(_question(request, (agent_id,))))
         if found is None:
-            raise Refused(404, f"agent {agent_id!r} has no execution in that range")
+            raise QueryRefused(404, f"agent {agent_id!r} has no execution in that range")
         return found
 
     async def _windows(self, request: web.Request) -> list[dict[str, Any]]:
@@ -107,7 +107,7 @@ class StatsApi:
         agent_id = request.match_info["id"]
         found = (await self._stats(request))["calibration"]
         if found is None:
-            raise Refused(404, f"agent {agent_id!r} has no known outcome; report some with feedback data points")
+            raise QueryRefused(404, f"agent {agent_id!r} has no known outcome; report some with feedback data points")
         return {"agentId": agent_id, **found}
 
     async def _pattern(self, request: web.Request) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class StatsApi:
         name = request.match_info["name"]
         found = await stats_of(None, await self._gather(replace(_question(request, ()), pattern=name)))
         if found is None:
-            raise Refused(404, f"pattern {name!r} has no execution in that range")
+            raise QueryRefused(404, f"pattern {name!r} has no execution in that range")
         return {"patternName": name, **found}
 
     async def _compare(self, request: web.Request) -> list[dict[str, Any]]:
@@ -126,14 +126,14 @@ class StatsApi:
 
         agents = tuple(dict.fromkeys(name for name in request.query.get("agents", "").split(",") if name))
         if not 1 <= len(agents) <= MOST_AGENTS:
-            raise Refused(400, f"agents: name 1 to {MOST_AGENTS}, with commas between")
+            raise QueryRefused(400, f"agents: name 1 to {MOST_AGENTS}, with commas between")
         parts = await self._gather(_question(request, agents))
         return [await stats_of(agent, parts) or {"agentId": agent, "totalExecutions": 0} for agent in agents]
 
     async def _anomalies(self, request: web.Request) -> list[dict[str, Any]]:
         state = request.query.get("state", "firing")
         if state not in ("firing", "pending"):
-            raise Refused(400, "state: firing or pending; what has ended is on the topic anomalies")
+            raise QueryRefused(400, "state: firing or pending; what has ended is on the topic anomalies")
         parts = await self._gather(None)
         rows = [row for one in parts for row in one["alarms"] if row["state"] == state]
         return sorted(rows, key=lambda row: (row["agentId"], row["patternName"] or "", row["type"]))
@@ -148,13 +148,13 @@ class StatsApi:
             asked = orjson.loads(base64.urlsafe_b64decode(request.query.get("q", "")))
             question = None if asked is None else Question.from_json(asked)
         except (ValueError, TypeError, KeyError) as error:
-            raise Refused(400, f"q: {error}") from error
+            raise QueryRefused(400, f"q: {error}") from error
         return await self._own(self._processor(), question)
 
     def _processor(self) -> StatsProcessor:
         statistics = self._statistics()
         if statistics is None or isinstance(statistics, StatsProcess):
-            raise Refused(503, "this worker has no statistics role, or they have not started; ask one that has")
+            raise QueryRefused(503, "this worker has no statistics role, or they have not started; ask one that has")
         if statistics.processor is None or not statistics.ready:
             raise _recovering("statistics are starting here")
         return statistics.processor
@@ -168,7 +168,7 @@ class StatsApi:
         except NotReady as error:
             raise _recovering(str(error)) from error
         except TooMuch as error:
-            raise Refused(400, str(error)) from error
+            raise QueryRefused(400, str(error)) from error
 
     async def _gather(self, question: Question | None) -> Parts:
         """Every owner's part; together they cover each partition once. `question` None: the alarms."""
@@ -199,7 +199,7 @@ class StatsApi:
             ) as response:
                 body = orjson.loads(await response.read())
                 if response.status == 400:
-                    raise Refused(400, str(body.get("error")))
+                    raise QueryRefused(400, str(body.get("error")))
                 if response.status != 200:
                     raise _recovering(f"the worker at {url} answers {response.status}: {body.get('error')}")
                 found: Mapping[str, Any] = body
@@ -213,7 +213,7 @@ def _question(request: web.Request, agents: tuple[str, ...], interval: Interval 
 
     begin, end = _time(request, "from", 0), _time(request, "to", FOREVER)
     if begin >= end:
-        raise Refused(400, "from: must be before to")
+        raise QueryRefused(400, "from: must be before to")
     return Question(agents, request.query.get("patternName"), begin, end, interval)
 
 
@@ -225,11 +225,11 @@ def _time(request: web.Request, name: str, default: int) -> int:
     try:
         return parse_time(int(text) if text.isdigit() else text)
     except ValueError as error:
-        raise Refused(400, f"{name}: {error}") from error
+        raise QueryRefused(400, f"{name}: {error}") from error
 
 
 def _interval(text: str) -> Interval:
     for interval in INTERVALS:
         if text == interval:
             return interval
-    raise Refused(400, f"interval: must be one of {', '.join(INTERVALS)}")
+    raise QueryRefused(400, f"interval: must be one of {', '.join(INTERVALS)}")

@@ -18,13 +18,11 @@ def calibration_message(agent_id: str, whole: Calibration, table: list[float]) -
         gap=gap,
         gap_low=low,
         gap_high=high,
-        brier=min(max(whole.brier(), 0.0), 1.0),
+        brier=min(whole.brier(), 1.0),
         log_loss=whole.log_loss(),
         calibration_error=min(whole.error(), 1.0),
         bins=[
-            ReliabilityBin(
-                count=b.count, confidence=min(b.confidence, 1.0), success_rate=b.rate, low=b.low, high=b.high
-            )
+            ReliabilityBin(count=b.count, confidence=b.confidence, success_rate=b.rate, low=b.low, high=b.high)
             for b in whole.bins()
         ],
     )

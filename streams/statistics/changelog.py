@@ -102,7 +102,7 @@ async def _create(admin: AIOKafkaAdminClient, name: str, partitions: int, replic
     shape = NewShape(name, partitions, dict(CONFIG))
     factor = max(replication, 1)
     if refusals := await Fitting(admin, factor).fit([shape]):
-        raise ChangelogError(f"cannot create {name}: {refusals[0].said}")
+        raise ChangelogError(f"cannot create {name}: {refusals[0].message}")
     for setting, (want, used) in shape.adapted.items():
         log.warning("%s: the cluster does not take %s=%s; adapted to %s", name, setting, want, used or "its default")
     answer = await admin.create_topics([new_topic(name, partitions, shape.config, factor)])

@@ -98,7 +98,6 @@ class StatsProcess:
         self._task = asyncio.create_task(self._keep(), name="stats-process")
 
     async def wait_ready(self) -> None:
-        """Wait until `ready`."""
         while not self.ready:  # noqa: ASYNC110 - a state of another process, looked at during a start only
             await asyncio.sleep(0.05)
 
@@ -161,7 +160,8 @@ class StatsProcess:
 
     async def _read_status(self) -> None:
         status, body = await self.answer(STATUS)
-        self._status = orjson.loads(body) if status == 200 else {}
+        # One that does not answer is not ready; its counters stay: they would seem to begin again at 0.
+        self._status = orjson.loads(body) if status == 200 else self._status | {"ready": False}
 
     async def _keep(self) -> None:
         pause_s = PAUSE_S

@@ -17,7 +17,7 @@ def now() -> Instant:
     return time.monotonic(), time.time()
 
 
-class Lease:
+class MembershipLease:
     """Valid for `seconds` after it was last renewed."""
 
     def __init__(self, seconds: float) -> None:
@@ -35,7 +35,7 @@ class Lease:
     def holds(self, at: Instant) -> bool:
         """Whether it is valid at that instant; a wall clock that was set back ends it, which costs one question.
 
-        >>> lease = Lease(5.0)
+        >>> lease = MembershipLease(5.0)
         >>> lease.renew((100.0, 1000.0))
         >>> [lease.holds(at) for at in ((104.0, 1004.0), (106.0, 1006.0), (101.0, 4000.0), (101.0, 900.0))]
         [True, False, False, False]

@@ -223,7 +223,7 @@ class StatsProcessor:
             "points": self._aggregator.points,
             "rejected": self._aggregator.rejected,
             "pending": self._aggregator.pending,
-            "expired": 0 if self._app is None or not self._aggregator.ready else self._app.ledger.expired,
+            "expired": self._aggregator.expired,
             "reported": dict(self._aggregator.reported),
             "event_lag": self._aggregator.event_lag_s(),
         }

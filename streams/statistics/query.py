@@ -14,8 +14,9 @@ from typing import Any
 from schemas.messages import Interval
 from schemas.times import format_time
 from streams.engine.yielder import Yielder
-from streams.rules.detection.alarms import Alarms, SeriesId, type_of
+from streams.rules.detection.alarms import Alarms, Episode, Key, SeriesId, type_of
 from streams.rules.detection.calibration import Calibration
+from streams.rules.detection.level_shift import LEVELS
 from streams.rules.windows import measures
 from streams.rules.windows.moments import Moments
 from streams.rules.windows.ranges import COARSEST_FIRST, covered, tiles
@@ -151,11 +152,16 @@ def _alarms(owner: SeriesId, alarms: Alarms) -> Iterator[dict[str, Any]]:
                 "severity": episode.severity,
                 "state": "firing",
                 "detectedAt": format_time(episode.at_ms) if episode.at_ms else None,
-                "baseline": episode.baseline,
+                "baseline": episode.baseline if _of_level(kind, episode) else None,
                 "points": episode.age,
             }
     for kind in alarms.pending:
         yield {"type": type_of(kind), "agentId": owner.agent_id, "patternName": pattern, "state": "pending"}
+
+
+def _of_level(kind: Key, episode: Episode) -> bool:
+    """Whether its baseline is a confidence that was normal; others have a spread, a time, or what is abnormal."""
+    return type_of(kind) in (*LEVELS, "outlier") and episode.side != "spread"
 
 
 # One answer of all parts

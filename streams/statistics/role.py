@@ -54,10 +54,9 @@ class StatsSupervisor:
     async def start(self) -> None:
         """The first start. Raises an error that makes it impossible, for the user to fix."""
         await self._new()
-        self._task = asyncio.create_task(self._keep(), name="stats-keeper")
+        self._task = asyncio.create_task(self._keep(), name="stats-supervisor")
 
     async def wait_ready(self) -> None:
-        """Wait until `ready`."""
         while not self.ready:  # noqa: ASYNC110 - the processor may be another one next time
             await asyncio.sleep(0.05)
 

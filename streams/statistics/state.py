@@ -215,8 +215,9 @@ class State:
         owner, series = live, live.series
         known = len(series.anomalies)
         self._count(series, -1)
-        if series.detectors is not None:
-            series.detectors.choose(self._registered(series_id.agent_id))
+        if series.detectors is not None and offset > series.offset:
+            at = Moment(partition, offset, point.timestamp)
+            series.anomalies += series.detectors.choose(self._registered(series_id.agent_id), at)
         fresh = series.apply(point, offset, lambda window_id: self.archived(owner, window_id))
         self._count(series, 1)
         # A point that was counted before a crash causes no alarm again: the series' alarms have later offsets.
@@ -248,7 +249,7 @@ class State:
         changed = series.close_due(max(events_ms, closing_ms)) or known > 0
         if idle_ms >= self._idle_ms:
             changed |= series.evaluate_idle(events_ms)
-            if 0 <= series.silent_ms() <= events_ms and self._last_to_speak(live):
+            if 0 <= series.silent_ms() <= events_ms and self._agent_is_silent(live, events_ms):
                 series.fall_silent()
                 changed = True
         if len(series.anomalies) > known:
@@ -282,11 +283,17 @@ class State:
             whole.merge(self._series[key].series.calibration)
         return whole
 
-    def _last_to_speak(self, live: Live) -> bool:
-        """Whether this series had the agent's last point: silence is reported once for an agent, by that series."""
-        keys = self._by_agent[live.series.id.agent_id]
-        mine = live.series.silence.last_ms, repr(live.series.id)
-        return all((s.silence.last_ms, repr(s.id)) <= mine for s in (self._series[key].series for key in keys))
+    def _agent_is_silent(self, live: Live, now_ms: int) -> bool:
+        """Whether all series of the agent have been silent for as long as this one may be. Silence is reported once for
+        an agent: by the one that spoke last of those whose silence is unusual.
+        """
+        mine = live.series
+        ours = [self._series[key].series for key in self._by_agent[mine.id.agent_id]]
+        heard_ms = max(series.silence.last_ms for series in ours)
+        if mine.silent_ms() + heard_ms - mine.silence.last_ms > now_ms:
+            return False
+        rank = mine.silence.last_ms, repr(mine.id)
+        return all((s.silence.last_ms, repr(s.id)) <= rank for s in ours if s.silent_from_ms() >= 0)
 
     def archived(self, live: Live, window_id: WindowId) -> Window | None:
         """A closed window from the table."""

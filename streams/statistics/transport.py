@@ -20,7 +20,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, cast
 
 from aiokafka import TopicPartition
@@ -36,7 +36,7 @@ from streams.rules.engine.ledger import Ledger
 from streams.statistics import changelog
 from streams.statistics.client import StatsConsumerThread, StatsProducer
 from streams.statistics.held_records import HeldRecords
-from streams.statistics.lease import Lease, now
+from streams.statistics.lease import MembershipLease, now
 from streams.statistics.source_log import SourceLog
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,11 @@ class LogReplaced(Exception):
 
 
 class Carrier(Protocol):
-    """Aggregates the points; notified when partitions are revoked."""
+    """Aggregates the points; notified when partitions are revoked. `expired`: points that retention removed before they
+    were read.
+    """
+
+    expired: int
 
     async def drain(self) -> None:
         """Finish what was accepted, bounded in time; the commit follows."""
@@ -87,10 +91,8 @@ class LedgerConsumer(driver.Consumer):
         self._passed: dict[TP, int] = {}
         self._seeking = asyncio.Lock()
         self._held = HeldRecords()
-        self._lease = Lease(self.app.conf.broker_session_timeout / 2)
+        self._lease = MembershipLease(self.app.conf.broker_session_timeout / 2)
         self._lost_at = float("-inf")
-        self.expired = 0
-        """Points that retention removed before they were read."""
         self.resume_offsets: dict[int, int] = {}
         """Partition -> where to resume instead of at the commit offset, because its log has changed."""
 
@@ -240,7 +242,9 @@ class LedgerConsumer(driver.Consumer):
             self._passed = {}
 
     async def _rewound(self, heads: Mapping[TP, int | None]) -> dict[TP, int]:
-        """Where to begin instead of at the commit offset: the log is not the one that was read, or ends before it."""
+        """Where to begin instead of at the commit offset: the log is not the one that was read, ends before it, or begins
+        after it.
+        """
         ends = await self.highwaters(*heads)
         wanted = {tp: self.resume_offsets[tp.partition] for tp in heads if tp.partition in self.resume_offsets}
         short = [
@@ -249,20 +253,17 @@ class LedgerConsumer(driver.Consumer):
         if short:
             log.error("the committed offset is beyond the log's end, reading from its beginning: %s", short)
             wanted.update(await self.earliest_offsets(*short))
-        await self._note_expired(heads, wanted)
+        for tp, begin in (await self.earliest_offsets(*heads)).items():
+            head = heads.get(tp)
+            if head is not None and 0 <= head < begin and tp not in wanted:
+                wanted[tp] = begin  # committed: the next start must not report them again
+                self.carrier.expired += begin - head
+                log.error("retention removed %d unread points of %s [%d]", begin - head, tp.topic, tp.partition)
         if wanted:
             await self._commit(wanted)
             for tp in wanted:
                 self.resume_offsets.pop(tp.partition, None)
         return wanted
-
-    async def _note_expired(self, heads: Mapping[TP, int | None], rewound: Collection[TP]) -> None:
-        """Report points that retention removed before they were read."""
-        for tp, begin in (await self.earliest_offsets(*heads)).items():
-            head = heads.get(tp)
-            if head is not None and 0 <= head < begin and tp not in rewound:
-                self.expired += begin - head
-                log.error("retention removed %d unread points of %s [%d]", begin - head, tp.topic, tp.partition)
 
     async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
         """The changelog's ends, up to which recovery reads."""

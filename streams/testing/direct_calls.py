@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agents_io.errors import AnswerTooLarge, CallTimeout, ConnectionFailed
-from agents_io.fakes.steps import Step
+from agents_io.fakes.steps import ScriptStep
 from agents_io.protocols.functions.catalogue import CURRENT, FunctionCall
 from agents_io.rules.answer import Reading, excerpt, parse_answer, reading_of
 from agents_io.rules.statuses import error_of
@@ -43,7 +43,7 @@ class DirectCalls:
 
     def __init__(self, elapsed: Callable[[], float]) -> None:
         self._elapsed = elapsed
-        self._agents: dict[str, AgentFunction[Any, Any] | deque[Step]] = {}
+        self._agents: dict[str, AgentFunction[Any, Any] | deque[ScriptStep]] = {}
         self._left: dict[str, int | None] = {}
         self.calls: list[DirectCall] = []
 
@@ -82,7 +82,7 @@ class DirectCalls:
     async def close(self) -> None:
         """Nothing to release."""
 
-    def _next(self, agent_id: str, steps: deque[Step]) -> Step:
+    def _next(self, agent_id: str, steps: deque[ScriptStep]) -> ScriptStep:
         """The step for this call: the first with calls left; the last step is used forever."""
         step = steps[0]
         left = self._left.get(agent_id, step.times)
@@ -112,19 +112,19 @@ async def _function(agent: AgentFunction[Any, Any], call: Call, payload: Any) ->
     return parse_answer(reply.body)
 
 
-async def _play(step: Step, call: Call, payload: Any, reading: Reading) -> Answer:
+async def _play(step: ScriptStep, call: Call, payload: Any, reading: Reading) -> Answer:
     if step.delay_s:
         await asyncio.sleep(step.delay_s)
     if step.kind == "status":
         wait = dict(step.headers).get("Retry-After")
         body = step.body if isinstance(step.body, bytes) else dumps(step.body)
-        said = excerpt(body) if body.strip() else "no body"
-        raise error_of(step.code, said, None if wait is None else float(wait), attempt=call.attempt, body=body)
+        shown = excerpt(body) if body.strip() else "no body"
+        raise error_of(step.code, shown, None if wait is None else float(wait), attempt=call.attempt, body=body)
     if step.kind in ("hang", "drip"):
         await asyncio.Event().wait()
     if step.kind == "reset":
         raise ConnectionFailed("the agent closed the connection")
     if step.kind == "huge":
         raise AnswerTooLarge("the answer is larger than allowed")
-    said = step.compute(payload) if step.compute is not None else step.body
-    return parse_answer(said if isinstance(said, bytes) else dumps(said), reading)
+    value = step.compute(payload) if step.compute is not None else step.body
+    return parse_answer(value if isinstance(value, bytes) else dumps(value), reading)

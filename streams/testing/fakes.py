@@ -16,7 +16,7 @@ from typing import Any
 
 from agents_io.fakes.http import FakeAgent as HttpFake
 from agents_io.fakes.http import Received
-from agents_io.fakes.steps import Step, answer, compute
+from agents_io.fakes.steps import ScriptStep, answer, compute
 from agents_io.protocols.a2a.fake import FakeA2a
 from agents_io.protocols.gateway.fake import GatewayFakeAgent
 from agents_io.protocols.grpc.fake import GrpcFakeAgent
@@ -26,7 +26,7 @@ from agents_io.protocols.openai.fake import FakeChat
 from schemas.messages import Protocol
 
 Script = Any
-"""A value, a function of the payload, a `Step`, or a list of these."""
+"""A value, a function of the payload, a `ScriptStep`, or a list of these."""
 
 _SERVERS: dict[str, type[HttpFake]] = {
     "http": HttpFake,
@@ -102,8 +102,7 @@ class FakeAgent:
             self._fake.script(self._steps)
 
     @property
-    def steps(self) -> list[Step]:
-        """Its script."""
+    def steps(self) -> list[ScriptStep]:
         return list(self._steps)
 
     def registration(self, endpoint: str | None = None) -> dict[str, Any]:
@@ -159,7 +158,7 @@ class FakeAgent:
             raise RuntimeError(f"agent {self.id}: a {self.protocol} agent needs a Pipeline")
 
 
-def steps_of(script: Script, confidence: float = CONFIDENCE) -> list[Step]:
+def steps_of(script: Script, confidence: float = CONFIDENCE) -> list[ScriptStep]:
     """A script as steps, each for one call unless it has `times`, the last one forever. Raises `ValueError`.
 
     A function returns the value, or a pair of value and confidence.
@@ -174,8 +173,8 @@ def steps_of(script: Script, confidence: float = CONFIDENCE) -> list[Step]:
     return [replace(step, times=step.times or 1) for step in steps[:-1]] + steps[-1:]
 
 
-def _step(one: Any, confidence: float) -> Step:
-    if isinstance(one, Step):
+def _step(one: Any, confidence: float) -> ScriptStep:
+    if isinstance(one, ScriptStep):
         return one
     if callable(one):
         return compute(lambda payload: _answered(one(payload), confidence))

@@ -41,6 +41,7 @@ class PlanPartition(VirtualPartition):
             task_cancelled=worker.controls.cancelled,
             partition_count=lambda: 1,
             templates=load_templates(settings.plans.templates),
+            max_task_bytes=settings.dispatch.max_task_bytes,
             max_plan_bytes=settings.plans.max_plan_bytes,
         )
         self.handler = PlanHandler(cast("PartitionProcessor", self), parts)

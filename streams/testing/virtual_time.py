@@ -179,7 +179,7 @@ class VirtualTime:
     def __enter__(self) -> VirtualTime:
         if _within_a_loop():
             raise RuntimeError(
-                "VirtualTime has an event loop of its own: the test must be a plain function, not a coroutine"
+                "VirtualTime runs its own event loop: the test must be a plain function, not a coroutine"
             )
         self._loop = VirtualTimeLoop()
         self._begun = self._loop.time()

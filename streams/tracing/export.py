@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from schemas.access import Who, role_group
-from streams.rules.tracing.otel_env import BadOtel, Wanted, wanted
+from streams.rules.tracing.otel_env import BadOtel, ExportSettings, wanted
 from streams.rules.tracing.spans import Ids
 from streams.settings import Settings
 
@@ -113,7 +113,7 @@ def provider(settings: Settings, environ: Mapping[str, str] | None = None) -> Pr
     return made
 
 
-def _made(settings: Settings, want: Wanted) -> Provider:
+def _made(settings: Settings, want: ExportSettings) -> Provider:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor

@@ -314,6 +314,18 @@ async def test_a_newcomer_is_told_what_to_do_and_a_missing_role_is_a_sentence(wo
     await expect(page.get_by_text("the worker does not reach the broker")).to_be_visible()
 
 
+async def test_an_alarm_names_what_was_normal_if_that_is_a_confidence(worker: FakeWorker, look: Look) -> None:
+    """The event with the words came before the page was opened."""
+    worker.anomalies = [
+        {"id": kind, "type": kind, "agentId": "beta", "severity": "low", "baseline": baseline, "points": 3}
+        for kind, baseline in (("drift", 0.9), ("slow", None))
+    ]
+    page = await look(worker.url)
+    await expect(page.locator("[data-anomaly=drift]")).to_contain_text("0.90 was normal; fires for 3 points")
+    await expect(page.locator("[data-anomaly=slow]")).to_contain_text("fires for 3 points")
+    await expect(page.locator("[data-anomaly=slow]")).not_to_contain_text("normal")
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (400, "light"), (400, "dark")])
 async def test_nothing_serious_for_axe_and_nothing_wider_than_the_window(
     worker: FakeWorker, look: Look, width: int, scheme: str

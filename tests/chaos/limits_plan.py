@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from agents_io.fakes.steps import Step, answer, reset, status
+from agents_io.fakes.steps import ScriptStep, answer, reset, status
 
 KINDS = ("full", "ill", "half", "slow", "busy", "well")
 AGENTS = tuple(f"{kind}{number}" for kind in KINDS for number in range(2))
@@ -58,12 +58,12 @@ def registration(agent: str, endpoint: str) -> dict[str, Any]:
     return {**wanted, "limits": {**_WIDE, "maxConcurrency": 2} if agent.startswith("slow") else _WIDE}
 
 
-def well(agent: str) -> Step:
+def well(agent: str) -> ScriptStep:
     """A proper answer at this agent's pace."""
     return answer(delay_s=_WELL[agent[:-1]])
 
 
-def first_script(agent: str) -> list[Step]:
+def first_script(agent: str) -> list[ScriptStep]:
     """How it behaves at first."""
     return [status(500, delay_s=0.05, times=1), well(agent)] if agent.startswith("half") else [well(agent)]
 
@@ -76,9 +76,9 @@ def illness(length_s: float) -> list[tuple[float, float]]:
     return [first, (length_s * 0.5, length_s * 0.5 + 40.0)] if length_s >= 220 else [first]
 
 
-def changes(length_s: float) -> list[tuple[float, str, list[Step]]]:
+def changes(length_s: float) -> list[tuple[float, str, list[ScriptStep]]]:
     """(seconds, agent, steps), in order."""
-    found: list[tuple[float, str, list[Step]]] = []
+    found: list[tuple[float, str, list[ScriptStep]]] = []
     for begin, end in illness(length_s):
         for agent, step in (("ill0", status(503, delay_s=0.03)), ("ill1", reset(delay_s=0.03))):
             found += [(begin, agent, [step]), (end, agent, [well(agent)])]

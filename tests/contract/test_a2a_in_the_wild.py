@@ -235,6 +235,42 @@ async def test_a_server_that_is_away_while_its_task_runs(
     assert server.cancelled == ([] if expected == (1, 0.5) else ["T1"])
 
 
+@pytest.mark.parametrize(
+    ("errors", "expected", "polls"),
+    [((-32603,), (1, 0.5), 2), ((-32603, -32000), (1, 0.5), 3), ((-32603,) * 3, FAILED, 3), ((-32602,), NOT_TAKEN, 1)],
+)
+async def test_an_error_in_answer_to_a_poll_is_no_end_of_the_task(
+    errors: tuple[int, ...], expected: Any, polls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JSON-RPC has it in a 200: the server's store failed for a moment. A task that is given up is cancelled."""
+    monkeypatch.setattr("agents_io.protocols.a2a.transport.POLL_MAX_S", 0.01)
+    left = [*errors]
+
+    def end(message: dict[str, Any]) -> dict[str, Any]:
+        if message["method"] == "SendMessage":
+            return task("WORKING")
+        return {"error": {"code": left.pop(0), "message": "oh"}} if left else FINISHED
+
+    server = A2a(end)
+    async with asking(A2aTransport(), server, "a2a") as ask:
+        assert said(await ask()) == expected
+        if expected != (1, 0.5):
+            await until(lambda: server.cancelled == ["T1"])
+    assert server.methods.count("GetTask") == polls
+
+
+async def test_a_task_that_the_agent_lost_is_not_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not come back: the next attempt sends it once more, as another message."""
+    monkeypatch.setattr("agents_io.protocols.a2a.transport.POLL_MAX_S", 0.01)
+    lost = {"error": {"code": -32001, "message": "Task not found"}}
+    server = A2a(lambda message: task("WORKING") if message["method"] == "SendMessage" else lost)
+    async with asking(A2aTransport(), server, "a2a") as ask:
+        for _ in range(2):
+            assert said(await ask()) == FAILED
+    assert server.methods.count("GetTask") == 2
+    assert [sent["message"]["messageId"] for sent in server.sent] == ["k", "k/2"]
+
+
 async def test_nothing_of_an_a2a_answer_is_lost() -> None:
     """The words beside a data part, other members, and all metadata."""
     answer = parts(

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from agents_io.errors import AgentError, ClientError, ServerError, Unsupported
-from agents_io.fakes.steps import Step, answer
+from agents_io.fakes.steps import ScriptStep, answer
 from agents_io.protocols.a2a.transport import A2aTransport
 from schemas.messages import SecretRef
 from tests.contract.test_a2a_transport import rigged
@@ -98,7 +98,7 @@ async def test_a_task_that_the_agent_lost_is_its_failure(version: Version) -> No
         with pytest.raises(ServerError, match="not found"):
             await call
         rig.fake.error = None
-        rig.fake.script(Step("status", code=404))
+        rig.fake.script(ScriptStep("status", code=404))
         with pytest.raises(ClientError, match="404"):
             await rig.call()
 
@@ -148,6 +148,20 @@ def refused(status: int, reason: str) -> tuple[int, dict[str, Any]]:
 MESSAGE = {"message": {"messageId": "1", "role": "ROLE_AGENT", "parts": [{"data": ANSWER}]}}
 OVER_RPC = (200, {"jsonrpc": "2.0", "id": 1, "result": MESSAGE})
 BOTH = [interface(REST, "/rest"), interface("JSONRPC", "/rpc")]
+
+
+@pytest.mark.parametrize("version", ["1.0", "0.3"])
+async def test_a_lost_task_is_not_asked_for_again(version: Version, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A 404 that is no error of A2A may be a proxy's: then it is."""
+    monkeypatch.setattr("agents_io.protocols.a2a.transport.POLL_MAX_S", 0.01)
+    root, begun = "/rest" if version == "1.0" else "/rest/v1", {"task": {"id": "T1", "status": {"state": "working"}}}
+    error = refused(404, "TASK_NOT_FOUND") if version == "1.0" else (404, {"message": "Task not found"})
+    for reply, polls in ((error, 1), ((404, "nothing here"), 3)):
+        replies = {f"POST {root}/message:send": (200, begun), f"GET {root}/tasks/T1": reply}
+        server = Server({"supportedInterfaces": [interface(REST, "/rest", version)]}, replies)
+        async with asking(A2aTransport(), server, "a2a") as ask:
+            assert said(await ask()) == ("http_5xx", True, True)
+        assert server.asked.count(f"GET {root}/tasks/T1") == polls
 
 
 async def test_the_cards_first_interface_is_called() -> None:
@@ -225,7 +239,7 @@ async def test_a_server_of_0_3_that_wants_the_objects_of_json_rpc(status: int) -
 async def test_a_task_that_0_3_refuses_in_both_forms() -> None:
     """Its first refusal counts, though the official SDK answers 500 to the other form; the next task is sent as before."""
     async with rigged("0.3", binding=REST) as rig:
-        rig.fake.script([Step("status", code=422, times=1), answer()])
+        rig.fake.script([ScriptStep("status", code=422, times=1), answer()])
         with pytest.raises(ClientError, match="422"):
             await rig.call()
         assert (await rig.call()).value == "ok"

@@ -147,6 +147,43 @@ async def test_a_stream_has_the_cap_of_an_answer_and_the_time_of_an_attempt() ->
             await until(lambda server=server: "CancelTask" in server.methods)  # type: ignore[misc]
 
 
+async def test_an_artifact_that_is_sent_again_and_again_counts_once() -> None:
+    """An agent may send all of its text so far with each event. What is beside the parts counts too."""
+    again = [new("artifactUpdate", **artifact([{"text": TEXT}])) for _ in range(50)]
+    async with asking(
+        A2aTransport(max_answer_bytes=1000), Streaming("1.0", [*again, NEW[-2]]), "a2a", stream=True
+    ) as ask:
+        assert said(await ask(timeout_s=5.0)) == ("yes", 0.9)
+    named = [
+        new("artifactUpdate", artifact={"artifactId": f"a{n}", "parts": [], "description": "x" * 50}) for n in range(50)
+    ]
+    async with asking(A2aTransport(max_answer_bytes=1000), Streaming("1.0", [*named, None]), "a2a", stream=True) as ask:
+        assert said(await ask(timeout_s=5.0)) == ("too_large", False, True)
+
+
+class Unfinished(Streaming):
+    """Its stream ends at once, and its task never."""
+
+    def __init__(self) -> None:
+        super().__init__("0.3", [OLD[0]], ())
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        """The task, when it is asked for."""
+        message = await request.json() if request.method == "POST" else {}
+        if message.get("method") != "tasks/get":
+            return await super().__call__(request)
+        return web.json_response({"jsonrpc": "2.0", "id": message["id"], "result": OLD[0]})
+
+
+@pytest.mark.parametrize("metadata", [{}, {"stream": True}])
+async def test_a_task_whose_stream_ended_first_is_cancelled_with_its_call(metadata: dict[str, Any]) -> None:
+    """No caller waits for it any more."""
+    server = Unfinished()
+    async with asking(A2aTransport(), server, "a2a", **metadata) as ask:
+        assert said(await ask(timeout_s=0.3))[0] == "timeout"
+        await until(lambda: "tasks/cancel" in server.methods)
+
+
 async def test_words_and_data_of_several_artifacts_stay_apart() -> None:
     """As they would in a task that came at once."""
     events = [

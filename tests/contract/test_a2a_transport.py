@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from agents_io.errors import BadResponse, CallTimeout, ClientError, Refused, ServerError, Unsupported
-from agents_io.fakes.steps import Step, answer, hang, raw
+from agents_io.fakes.steps import ScriptStep, answer, hang, raw
 from agents_io.protocols.a2a.fake import FakeA2a
 from agents_io.protocols.a2a.rules.message_ids import MessageIds
 from agents_io.protocols.a2a.transport import A2aTransport
@@ -29,7 +29,7 @@ bindings = pytest.mark.parametrize("binding", ["JSONRPC", "HTTP+JSON"])
 CALL = Call("t", "key-1", b'{"n":1}', 10.0, context_id="c1")
 
 
-def rigged(version: Version = "1.0", *steps: Step, **members: Any) -> AbstractAsyncContextManager[TransportRig]:
+def rigged(version: Version = "1.0", *steps: ScriptStep, **members: Any) -> AbstractAsyncContextManager[TransportRig]:
     """A fake with these members set."""
     fake = FakeA2a(steps)
     fake.version = version
@@ -101,7 +101,7 @@ async def test_cancelling_the_call_cancels_the_task_at_the_agent(version: Versio
 
 async def test_message_id_is_the_tasks_own_until_we_cancelled_it() -> None:
     """An agent that knows messages again must not answer the next attempt with the task we cancelled."""
-    async with rigged("1.0", Step("status", code=500, times=1), answer(), states=("working",) * 1000) as rig:
+    async with rigged("1.0", ScriptStep("status", code=500, times=1), answer(), states=("working",) * 1000) as rig:
         with pytest.raises(ServerError):
             await rig.call()
         for _ in range(2):
@@ -186,7 +186,7 @@ async def test_card_is_read_once_and_again_after_the_agent_moved() -> None:
             await rig.call()
         assert (await rig.call()).value == "ok"
         rig.fake.version = "0.3"
-        rig.fake.script([Step("status", code=404, times=1), answer()])
+        rig.fake.script([ScriptStep("status", code=404, times=1), answer()])
         with pytest.raises(ClientError):
             await rig.call()
         assert methods(rig) == ["message/send"] * 4 + ["SendMessage"] * 2

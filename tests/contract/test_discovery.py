@@ -48,7 +48,7 @@ async def test_each_kind_is_told_and_can_be_called_as_found(
     async with fake:
         found = await discover(fake.endpoint)
         assert found is not None
-        assert (found.protocol, found.capabilities, found.metadata, found.said) == (
+        assert (found.protocol, found.capabilities, found.metadata, found.description) == (
             protocol,
             capabilities,
             metadata,
@@ -179,7 +179,7 @@ async def test_strange_names_are_printable(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(fake, "card", lambda: card)
         found = await discover(fake.endpoint)
         assert found is not None
-        assert found.said.isprintable()
+        assert found.description.isprintable()
 
 
 async def test_the_most_specific_sign_wins() -> None:

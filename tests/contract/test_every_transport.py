@@ -18,7 +18,21 @@ from agents_io.errors import (
     RateLimited,
     ServerError,
 )
-from agents_io.fakes.steps import Step, answer, compute, deep, drip, empty, garbage, hang, huge, nan, raw, reset, status
+from agents_io.fakes.steps import (
+    ScriptStep,
+    answer,
+    compute,
+    deep,
+    drip,
+    empty,
+    garbage,
+    hang,
+    huge,
+    nan,
+    raw,
+    reset,
+    status,
+)
 from tests.support.protocols import CAP
 from tests.support.transport_makers import CANNOT_SAY, MAKERS, Maker, over_kafka
 from tests.support.transport_makers import make as make
@@ -52,7 +66,7 @@ async def test_carries_the_idempotency_key(make: Maker) -> None:
         assert rig.fake.keys == {"task-7": 2}
 
 
-BAD: list[tuple[Step, type[AgentError]]] = [
+BAD: list[tuple[ScriptStep, type[AgentError]]] = [
     (status(500), ServerError),
     (status(400), ClientError),
     (status(429), RateLimited),
@@ -84,9 +98,9 @@ BAD: list[tuple[Step, type[AgentError]]] = [
     ],
     ids=lambda value: getattr(value, "kind", None) or getattr(value, "__name__", None),
 )
-async def test_one_bad_answer_is_one_clear_error(make: Maker, step: Step, error: type[AgentError]) -> None:
+async def test_one_bad_answer_is_one_clear_error(make: Maker, step: ScriptStep, error: type[AgentError]) -> None:
     """Of the right kind, in a short sentence, and the next call is not touched by it."""
-    times_once = Step(**{name: getattr(step, name) for name in Step.__slots__} | {"times": 1})
+    times_once = ScriptStep(**{name: getattr(step, name) for name in ScriptStep.__slots__} | {"times": 1})
     async with make(times_once, answer()) as rig:
         with pytest.raises(error) as caught:
             await rig.call()
@@ -97,7 +111,7 @@ async def test_one_bad_answer_is_one_clear_error(make: Maker, step: Step, error:
 
 
 @pytest.mark.parametrize("step", [hang(), drip()], ids=["hang", "drip"])
-async def test_timeout_covers_the_whole_attempt(make: Maker, step: Step) -> None:
+async def test_timeout_covers_the_whole_attempt(make: Maker, step: ScriptStep) -> None:
     """Also when a byte comes now and then; the agent sees its connection close."""
     async with make(step) as rig:
         with pytest.raises(CallTimeout, match=r"no answer within 0\.2 s"):
@@ -108,7 +122,7 @@ async def test_timeout_covers_the_whole_attempt(make: Maker, step: Step) -> None
 @pytest.mark.parametrize(
     ("step", "after_s"), [(hang(times=1), 0.0), (drip(times=1), 0.15)], ids=["before the answer", "within its body"]
 )
-async def test_cancelling_reaches_the_agent_at_once(make: Maker, step: Step, after_s: float) -> None:
+async def test_cancelling_reaches_the_agent_at_once(make: Maker, step: ScriptStep, after_s: float) -> None:
     """The agent stops working for nobody: it sees the connection close, not a timeout. The next call is not touched by it."""
     async with make(step, answer()) as rig:
         task = asyncio.create_task(rig.call(timeout_s=60.0))

@@ -9,7 +9,7 @@ import pytest
 import uvloop
 
 from agents_io.errors import AgentError, CallTimeout, ConnectionFailed
-from agents_io.fakes.steps import Step, answer, hang, reset
+from agents_io.fakes.steps import ScriptStep, answer, hang, reset
 from agents_io.protocols.grpc.fake import GrpcFakeAgent
 from agents_io.protocols.grpc.transport import GrpcTransport
 from agents_io.transport import Call
@@ -111,7 +111,7 @@ async def test_reset_is_a_failed_connection_also_in_a_stream() -> None:
 async def test_a_stream_without_end_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only so many results are read; the agent sees the stream end."""
     monkeypatch.setattr("agents_io.protocols.grpc.transport.MAX_RESULTS", 3)
-    async with rig_of(Step("drip")) as rig:
+    async with rig_of(ScriptStep("drip")) as rig:
         with pytest.raises(AgentError, match="more than 3 results") as kept:
             await rig.call(timeout_s=60, metadata={"stream": True})
         await until(lambda: rig.fake.calls[0].ended == "closed")

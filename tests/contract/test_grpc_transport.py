@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -17,6 +19,7 @@ from agents_io.errors import (
     ClientError,
     ConnectionFailed,
     InternalError,
+    RateLimited,
     ServerError,
     Unsupported,
 )
@@ -100,6 +103,24 @@ async def test_task_above_the_agents_own_cap_is_the_callers_fault() -> None:
 
 @pytest.mark.parametrize(
     "text",
+    [
+        "grpc: received message larger than max (5000 vs. 4096)",
+        "gRPC message exceeds maximum size 4096: 5000",
+        "Received message exceeds the maximum configured message size.",
+    ],
+)
+async def test_every_way_to_say_that_a_task_is_too_large(text: str) -> None:
+    """Go; Java; .NET. A limit of another kind stays one."""
+    async with rig_of(status(429, body=text)) as rig:
+        with pytest.raises(ClientError, match="larger than the agent accepts"):
+            await rig.call()
+    async with rig_of(status(429, body="the rate exceeds the maximum of 10 a second")) as rig:
+        with pytest.raises(RateLimited):
+            await rig.call()
+
+
+@pytest.mark.parametrize(
+    "text",
     ["grpc://h", "grpc://h:0x1", "grpc://:70", "grpc://h:70/path", "unix:///tmp/x", "grpc://u@h:1", "grpc://h:99999"],
 )
 def test_endpoint_that_is_none_blames_the_registration(text: str) -> None:
@@ -155,6 +176,61 @@ async def test_retry_after(code: int, text: str, seconds: float | None) -> None:
         assert caught.value.retry_after_s == seconds
 
 
+@asynccontextmanager
+async def analyzing(analyze: Callable[[bytes, Any], Awaitable[bytes]]) -> AsyncIterator[Callable[..., Awaitable[Any]]]:
+    """A function that calls the agent with this method."""
+    server = grpc.aio.server()
+    methods = {"Analyze": grpc.unary_unary_rpc_method_handler(analyze)}
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("parallax.confidence.ConfidenceAgent", methods),)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    transport = GrpcTransport()
+    agent = AgentRegistration(id="a", endpoint=f"grpc://127.0.0.1:{port}")
+    try:
+        yield lambda *headers: transport.call(agent, Call("t", "k", b"{}", 10.0, headers))
+    finally:
+        await transport.close()
+        await server.stop(0)
+
+
+def retry_info(seconds: float) -> bytes:
+    """A google.rpc.Status with a RetryInfo among its details."""
+    details, status = (pytest.importorskip(f"google.rpc.{name}_pb2") for name in ("error_details", "status"))
+    info = details.RetryInfo()
+    info.retry_delay.FromMilliseconds(int(seconds * 1000))
+    said = status.Status(code=8, message="slow")
+    for detail in (details.ErrorInfo(reason="QUOTA"), info):
+        said.details.add().Pack(detail)
+    return bytes(said.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("trailing", "text", "seconds"),
+    [
+        ((("grpc-status-details-bin", retry_info(3.5)), ("retry-after", "2")), "slow", 3.5),
+        ((("grpc-status-details-bin", b"\xff"), ("retry-after", "2")), "slow", 2.0),
+        ((("grpc-retry-pushback-ms", "250"), ("retry-after", "2")), "slow", 0.25),
+        ((("retry-after-ms", "1500"),), "slow", 1.5),
+        ((("x-ratelimit-reset", "4"),), "slow", 4.0),
+        ((), "please try again in 2.5s", 2.5),
+        ((("grpc-retry-pushback-ms", "-1"),), "slow", None),
+    ],
+)
+async def test_every_way_to_say_when(trailing: tuple[tuple[str, str | bytes], ...], text: str, seconds: Any) -> None:
+    """Google's RetryInfo, gRPC's own, and what HTTP has."""
+
+    async def analyze(request: bytes, context: Any) -> bytes:
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, text, trailing)
+        raise AssertionError("abort raises")
+
+    async with analyzing(analyze) as call:
+        with pytest.raises(RateLimited) as caught:
+            await call()
+    assert caught.value.retry_after_s == seconds
+
+
 async def test_reasoning_uncertainties_and_metadata_are_kept() -> None:
     """Beside the value."""
     said = {"value": 1, "confidence": 1, "reasoning": "why", "uncertainties": ["u"], "metadata": {"k": "v"}}
@@ -180,24 +256,11 @@ async def test_metadata_beyond_8_kib() -> None:
         context.set_trailing_metadata((("x-debug", "d" * int(sizes["x-size"])),))
         return ConfidenceResult(value_json="1", confidence=1).SerializeToString()
 
-    server = grpc.aio.server()
-    methods = {"Analyze": grpc.unary_unary_rpc_method_handler(analyze)}
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler("parallax.confidence.ConfidenceAgent", methods),)
-    )
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    transport = GrpcTransport()
-    agent = AgentRegistration(id="a", endpoint=f"grpc://127.0.0.1:{port}")
-    try:
+    async with analyzing(analyze) as call:
         for size in (9_000, 15_000, 40_000):
-            call = Call("t", "k", b"{}", 10.0, (("x-size", str(size)),))
-            assert (await transport.call(agent, call)).value == 1
+            assert (await call(("x-size", str(size)))).value == 1
         with pytest.raises(BadResponse, match="metadata"):
-            await transport.call(agent, Call("t", "k", b"{}", 10.0, (("x-size", "200000"),)))
-    finally:
-        await transport.close()
-        await server.stop(0)
+            await call(("x-size", "200000"))
 
 
 async def test_a_task_that_exists_already_is_tried_again_after_the_first_attempt() -> None:

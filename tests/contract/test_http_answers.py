@@ -20,7 +20,7 @@ from agents_io.errors import (
     ServerError,
     Unsupported,
 )
-from agents_io.fakes.steps import Step, answer, compute, html, raw, status
+from agents_io.fakes.steps import ScriptStep, answer, compute, html, raw, status
 from tests.support.protocols import CAP
 from tests.support.transport_makers import http
 from tests.support.transport_makers import make as make
@@ -52,7 +52,7 @@ async def test_status_table(code: int, error: type[AgentError], retryable: bool)
 async def test_redirect_is_not_followed() -> None:
     """The other agent is never asked."""
     async with http(answer()) as other:
-        elsewhere = Step("status", code=307, headers=(("Location", other.fake.endpoint + "/analyze"),))
+        elsewhere = ScriptStep("status", code=307, headers=(("Location", other.fake.endpoint + "/analyze"),))
         async with http(elsewhere) as rig:
             with pytest.raises(BadResponse, match="this redirect is not followed"):
                 await rig.call()

@@ -157,6 +157,50 @@ async def test_a_health_page_says_nothing_of_calls_that_are_refused() -> None:
         assert not await is_well(ask.transport, ask.agent, 5.0)
 
 
+async def test_a_refused_call_makes_no_agent_unhealthy_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is unhealthy gets no calls: it could never show that the token is right now, or that one payload was refused."""
+    refuses: set[str] = set()
+
+    async def agent(request: web.Request) -> web.StreamResponse:
+        if request.path == "/.well-known/agent-card.json":
+            return web.json_response({"name": "n", "url": "http://h/", "protocolVersion": "0.3.0"})
+        if request.path == "/" and request.method == "POST" and (await request.json())["method"] == "tasks/get":
+            return web.json_response({"jsonrpc": "2.0", "id": 1, "error": {"code": -32001, "message": "no such task"}})
+        return web.Response(status=403 if request.method in refuses else 200)
+
+    def after(seconds: float) -> None:
+        monkeypatch.setattr("agents_io.http.exchange.REFUSED_FOR_S", seconds)
+
+    for transport, protocol in ((HttpTransport(), "http"), (OpenAiTransport(), "openai"), (A2aTransport(), "a2a")):
+        async with asking(transport, agent, protocol, model="m") as ask:  # type: ignore[arg-type]
+            refuses.add("POST")
+            assert said(await ask())[0] == "http_4xx"
+            after(300.0)
+            assert not await is_well(ask.transport, ask.agent, 5.0)
+            after(0.0)
+            assert await is_well(ask.transport, ask.agent, 5.0)
+            refuses.clear()
+
+
+async def test_a_403_to_a_get_may_refuse_the_method_alone() -> None:
+    """API gateways of AWS answer so where only POST is known. To a call it refuses the credentials."""
+
+    posts = {"status": 200}
+
+    async def gateway(request: web.Request) -> web.StreamResponse:
+        if request.path in ("/health", "/models"):
+            return web.Response()
+        status = posts["status"] if request.method == "POST" else 403
+        return web.json_response({"message": "Missing Authentication Token"}, status=status)
+
+    for transport, protocol in ((HttpTransport(), "http"), (OpenAiTransport(), "openai")):
+        async with asking(transport, gateway, protocol, model="m") as ask:  # type: ignore[arg-type]
+            for posts["status"] in (200, 403):
+                assert await is_well(ask.transport, ask.agent, 5.0)
+                await ask()
+                assert await is_well(ask.transport, ask.agent, 5.0) is (posts["status"] == 200)
+
+
 @pytest.mark.parametrize(
     ("confidence", "expected", "rest"),
     [

@@ -25,7 +25,7 @@ from agents_io.errors import (
     Unsupported,
 )
 from agents_io.fakes.http import FakeAgent
-from agents_io.fakes.steps import Step, answer, deep, drip, garbage, hang, html, huge, raw, reset, status
+from agents_io.fakes.steps import ScriptStep, answer, deep, drip, garbage, hang, html, huge, raw, reset, status
 from agents_io.http.connecting import Connector, Origin
 from agents_io.protocols.http_tasks.transport import HttpTaskTransport
 from agents_io.rules.targets import AllowList
@@ -73,7 +73,7 @@ class Rig:
 
 @asynccontextmanager
 async def rig(
-    *steps: Step, names: Names | None = None, allow: tuple[str, ...] = (), **lists: Any
+    *steps: ScriptStep, names: Names | None = None, allow: tuple[str, ...] = (), **lists: Any
 ) -> AsyncIterator[Rig]:
     """`service.test` is allowed and leads where `names` says."""
     names = names or Names(["127.0.0.1"])
@@ -132,7 +132,7 @@ async def test_what_is_sent() -> None:
     ],
     ids=lambda value: getattr(value, "kind", None) or getattr(value, "__name__", None),
 )
-async def test_one_bad_reply_is_one_clear_error(step: Step, error: type[AgentError]) -> None:
+async def test_one_bad_reply_is_one_clear_error(step: ScriptStep, error: type[AgentError]) -> None:
     """Of the kind the table says, in a short sentence."""
     async with rig(step) as one:
         with pytest.raises(error) as caught:
@@ -165,7 +165,7 @@ async def test_text_is_a_value_too() -> None:
 
 
 @pytest.mark.parametrize("step", [hang(), drip()], ids=["hang", "drip"])
-async def test_the_timeout_covers_the_whole_attempt(step: Step) -> None:
+async def test_the_timeout_covers_the_whole_attempt(step: ScriptStep) -> None:
     """And the server sees its connection close."""
     async with rig(step) as one:
         with pytest.raises(CallTimeout):
@@ -186,7 +186,7 @@ async def test_no_time_left_and_no_health_page() -> None:
 async def test_a_redirect_is_not_followed() -> None:
     """Wherever it leads."""
     async with rig(answer()) as other:
-        elsewhere = Step("status", code=307, headers=(("Location", other.fake.endpoint + "/analyze"),))
+        elsewhere = ScriptStep("status", code=307, headers=(("Location", other.fake.endpoint + "/analyze"),))
         async with rig(elsewhere) as one:
             with pytest.raises(BadResponse, match="this redirect is not followed"):
                 await one.call()

@@ -151,7 +151,7 @@ async def test_a_call_out_of_time_doubts_its_session_and_a_cancelled_one_does_no
         await until(lambda: server.calls == 2)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-        assert said(await ask(timeout_s=0.2))[0] == "timeout"
+        assert said(await ask([*range(150_000)], timeout_s=0.2))[0] == "timeout"  # reading it takes time of the attempt
         assert server.seen.count("initialize") == 1
         server.first = None
         assert said(await ask()) == OK
@@ -380,6 +380,30 @@ async def test_every_version_with_a_handshake(version: str) -> None:
     """Over streamable HTTP."""
     async with asking(McpTransport(), Server(version=version), "mcp", "/mcp", tool="judge") as ask:
         assert said(await ask()) == OK
+
+
+@pytest.mark.parametrize(("status", "supported", "expected"), [
+    (200, ["2024-11-05", "2025-03-26"], OK),
+    (400, ["2024-11-05", "2025-03-26"], OK),
+    (200, ["2023-01-01"], ("http_4xx", False, False)),
+])  # fmt: skip
+async def test_a_server_that_refuses_the_newest_version_is_asked_for_one_it_has(
+    status: int, supported: list[str], expected: Any
+) -> None:
+    """As in the specification's example of an error; by its text a server answers with another version instead."""
+
+    class Strict(Server):
+        async def __call__(self, request: web.Request) -> web.StreamResponse:
+            """One that is refused names those it has."""
+            message = await request.json() if request.method == "POST" else {}
+            if message.get("method") != "initialize" or message["params"]["protocolVersion"] in supported:
+                return await super().__call__(request)
+            data = {"supported": supported, "requested": message["params"]["protocolVersion"]}
+            error = {"code": -32602, "message": "Unsupported protocol version", "data": data}
+            return web.json_response({"jsonrpc": "2.0", "id": message["id"], "error": error}, status=status)
+
+    async with asking(McpTransport(), Strict(version="2025-03-26"), "mcp", "/mcp", tool="judge") as ask:
+        assert said(await ask()) == expected
 
 
 async def test_an_answer_in_a_batch() -> None:

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from agents_io.errors import AgentError, BadResponse, CallTimeout, ClientError, Unsupported
-from agents_io.fakes.steps import Step, answer, hang, raw
+from agents_io.fakes.steps import ScriptStep, answer, hang, raw
 from agents_io.protocols.mcp.fake import FakeMcp
 from agents_io.protocols.mcp.transport import McpTransport
 from agents_io.transport import Call
@@ -22,7 +22,7 @@ from tests.support.wait import until
 CALL = Call("t", "t", b'{"n":1}', 10.0)
 
 
-def rigged(*steps: Step, **members: Any) -> AbstractAsyncContextManager[TransportRig]:
+def rigged(*steps: ScriptStep, **members: Any) -> AbstractAsyncContextManager[TransportRig]:
     """A fake with these members set."""
     fake = FakeMcp(steps)
     for name, value in members.items():
@@ -56,7 +56,7 @@ async def test_session_the_server_forgot_is_opened_again_once() -> None:
 async def test_server_that_forgets_every_session_is_an_error_and_no_loop() -> None:
     """Two sessions at most for one call."""
     async with rigged() as rig:
-        rig.fake.script(Step("status", code=404))
+        rig.fake.script(ScriptStep("status", code=404))
         with pytest.raises(ClientError, match="404"):
             await rig.call()
         assert rig.fake.opened == 2
@@ -124,7 +124,7 @@ async def test_stream_is_left_once_the_answer_is_there() -> None:
 
 async def test_stream_that_ends_without_an_answer() -> None:
     """A bad answer, not a hang."""
-    stream = Step("raw", body=b"data: {}\n\n", headers=(("Content-Type", "text/event-stream"),))
+    stream = ScriptStep("raw", body=b"data: {}\n\n", headers=(("Content-Type", "text/event-stream"),))
     async with rigged(stream) as rig:
         with pytest.raises(BadResponse, match="ended without an answer"):
             await rig.call()

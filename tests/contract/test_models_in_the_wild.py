@@ -70,6 +70,13 @@ async def test_the_one_json_object_of_an_answer_is_found(content: Any) -> None:
     assert said(await asked_model(chat(content))) == SPAM
 
 
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+async def test_an_answer_among_the_thoughts_is_found(name: str) -> None:
+    """Where the content is empty: vLLM's reasoning parser takes all for thoughts, under a name that changed in 2025."""
+    assert said(await asked_model(chat(None, **{name: GOOD}))) == SPAM
+    assert said(await asked_model(chat(None, **{name: "it is spam"}))) == BAD
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -92,6 +99,7 @@ async def test_what_is_no_answer_stays_none(content: str) -> None:
     [
         *((finish, GOOD[:20], CUT_OFF) for finish in ("length", "max_tokens", "MAX_TOKENS", "model_length")),
         *((finish, None, REFUSED) for finish in ("content_filter", "SAFETY", "safety", "RECITATION")),
+        ("content_filter: RECITATION", None, REFUSED),
         *((finish, "", FAILED) for finish in ("error", "abort", "insufficient_system_resource")),
         *((finish, GOOD, SPAM) for finish in ("STOP", "eos_token", "end_turn", None)),
     ],
@@ -99,6 +107,15 @@ async def test_what_is_no_answer_stays_none(content: str) -> None:
 async def test_every_spelling_of_why_it_stopped(finish: str | None, content: str | None, expected: Any) -> None:
     """As OpenAI, Gemini, Mistral, Anthropic and gateways write it."""
     assert said(await asked_model(chat(content, finish))) == expected
+
+
+async def test_a_refusal_without_a_message() -> None:
+    """Gemini's: a 200 with a choice that holds nothing else."""
+    choice = {"index": 0, "finish_reason": "content_filter: PROHIBITED_CONTENT"}
+    end = await asked_model({"choices": [choice]})
+    assert said(end) == REFUSED
+    assert "PROHIBITED_CONTENT" in end.message
+    assert said(await asked_model({"choices": [choice | {"finish_reason": "stop"}]})) == BAD
 
 
 @pytest.mark.parametrize(

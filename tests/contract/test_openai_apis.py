@@ -269,6 +269,12 @@ async def test_a_server_that_does_not_stream_though_it_was_asked_to() -> None:
         ([*chunks()[:-3]], BAD),  # ended before it was done
         ([*chunks()[:-1]], SPAM),  # no [DONE]
         ([b": alive\n\n", *chunks(), None], SPAM),  # the connection stays open
+        ([chunk(GOOD), event(b"[DONE]"), None], SPAM),  # no reason at all, as some gateways to Gemini
+        ([chunk(GOOD, ""), event(b"[DONE]")], SPAM),
+        (
+            [chunk(GOOD), event({"object": "error", "message": "x", "code": 500}), event(b"[DONE]")],  # older vLLM
+            ("http_5xx", True, True),
+        ),
         ([chunk(GOOD[:20], "length"), event(b"[DONE]")], CUT_OFF),
         ([chunk(refusal="no"), chunk(finish="stop"), event(b"[DONE]")], ("refused", False, False)),
         ([chunk(tool_calls=[{}]), chunk(finish="tool_calls"), event(b"[DONE]")], BAD),
@@ -281,6 +287,19 @@ async def test_a_server_that_does_not_stream_though_it_was_asked_to() -> None:
 async def test_how_a_stream_ends(pieces: list[bytes], expected: Any) -> None:
     """Cut anywhere, and with what servers leave out."""
     assert said(await ask(Server(lambda asked: pieces), stream=True)) == expected
+
+
+async def test_a_server_that_counts_no_tokens_of_a_stream_is_not_asked_to_again() -> None:
+    """As Mistral's API refuses it."""
+    words = {"loc": ["body", "stream_options", "include_usage"], "msg": "Extra inputs are not permitted"}
+
+    def reply(asked: dict[str, Any]) -> Any:
+        return web.json_response({"detail": [words]}, status=422) if "stream_options" in asked else chunks()
+
+    server = Server(reply)
+    async with asking(OpenAiTransport(), server, "openai", model="m", stream=True) as twice:
+        assert [said(await twice()), said(await twice())] == [SPAM, SPAM]
+    assert ["stream_options" in asked for asked in server.requests] == [True, False, False]
 
 
 async def test_a_stream_has_the_same_caps_as_an_answer() -> None:

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from agents_io.errors import AgentError, RateLimited, Unsupported
-from agents_io.fakes.steps import Step, answer, raw
+from agents_io.fakes.steps import ScriptStep, answer, raw
 from agents_io.protocols.openai.fake import FakeChat
 from agents_io.protocols.openai.transport import OpenAiTransport
 from agents_io.transport import Answer, Call
@@ -130,7 +130,7 @@ async def test_paths_look_into_what_the_model_said() -> None:
 )
 async def test_rate_limit_headers_say_how_long_to_wait(headers: dict[str, str], seconds: float | None) -> None:
     """Retry-After first, then the limit that is used up."""
-    async with FakeChat(Step("status", code=429, headers=tuple(headers.items()))) as fake:
+    async with FakeChat(ScriptStep("status", code=429, headers=tuple(headers.items()))) as fake:
         with pytest.raises(RateLimited) as caught:
             await ask(fake)
         assert caught.value.retry_after_s == seconds
@@ -139,7 +139,7 @@ async def test_rate_limit_headers_say_how_long_to_wait(headers: dict[str, str], 
 async def test_key_is_sent_and_shown_in_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Providers repeat a part of it themselves; ours must not."""
     monkeypatch.setenv("MODEL_KEY", "sk-canary")
-    echo = Step("status", code=401, body=b'{"error":{"message":"Incorrect API key: sk-canary"}}')
+    echo = ScriptStep("status", code=401, body=b'{"error":{"message":"Incorrect API key: sk-canary"}}')
     async with FakeChat(echo) as fake:
         with pytest.raises(AgentError) as caught:
             await ask(fake, auth=SecretRef(env="MODEL_KEY"))

@@ -14,7 +14,7 @@ import pytest
 
 from agents_io.errors import AgentError
 from agents_io.fakes.http import FakeAgent
-from agents_io.fakes.steps import Step, answer, raw, status
+from agents_io.fakes.steps import ScriptStep, answer, raw, status
 from agents_io.protocols.a2a.fake import FakeA2a
 from agents_io.protocols.mcp.fake import FakeMcp
 from agents_io.protocols.openai.fake import FakeChat
@@ -68,13 +68,13 @@ def tool(**result: Any) -> Set:
     return apply
 
 
-def raw_rpc(code: int) -> Step:
+def raw_rpc(code: int) -> ScriptStep:
     """An MCP server's JSON-RPC error, by HTTP 200; its id is null."""
     body = b'{"jsonrpc":"2.0","id":null,"error":{"code":%d,"message":"no"}}' % code
     return raw(body, headers=(("Content-Encoding", "identity"),))
 
 
-TABLE: list[tuple[str, str, Step, Set | None, Effect]] = [
+TABLE: list[tuple[str, str, ScriptStep, Set | None, Effect]] = [
     ("openai", "refusal", answer(), chat(message={"refusal": "I cannot"}), REFUSED),
     ("openai", "content filter", answer(), chat(finish="content_filter"), REFUSED),
     ("openai", "cut off at the token limit", answer(), chat(finish="length"), ("too_large", False, True)),
@@ -123,7 +123,9 @@ TABLE: list[tuple[str, str, Step, Set | None, Effect]] = [
     ids=[f"{protocol}: {name}" for protocol, name, *_ in TABLE],
 )
 @pytest.mark.parametrize("variant", [0, 1])
-async def test_table_of_outcomes(protocol: str, step: Step, change: Set | None, effect: Effect, variant: int) -> None:
+async def test_table_of_outcomes(
+    protocol: str, step: ScriptStep, change: Set | None, effect: Effect, variant: int
+) -> None:
     """Row by row, in both versions of the protocol where there are two; the call after it is answered."""
     makers: dict[str, tuple[Callable[..., AbstractAsyncContextManager[protocols.Opened]], ...]] = {
         "openai": (protocols.openai, protocols.openai),

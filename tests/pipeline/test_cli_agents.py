@@ -98,7 +98,7 @@ async def test_add_goes_on_when_nobody_is_there(ready: Cli) -> None:
     said = await ready("agents", "add", "a", "http://127.0.0.1:9", "--auth-env", "TOKEN", "-o", "jsonl")
     assert said.code == 0
     assert said.lines() == [{"id": "a", "endpoint": "http://127.0.0.1:9", "auth": {"env": "TOKEN"}}]
-    assert "nothing we know answered" in said.err
+    assert "no agent of a known protocol answered" in said.err
 
 
 async def test_probe_asks_agents_of_every_protocol(ready: Cli) -> None:

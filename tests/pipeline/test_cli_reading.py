@@ -8,10 +8,16 @@ from typing import Any
 
 import orjson
 import pytest
+from aiokafka import AIOKafkaProducer
 
 from schemas.messages import Aggregate
+from schemas.partitioning import partition_for
 from schemas.times import format_time
+from schemas.topics import full_name
+from streams import Client
 from streams.broker.client import sending
+from streams.broker.topic_feed import read_all
+from streams.settings import Settings
 from tests.support.cli import START_MS, Cli, task
 from tests.support.cli import cli as cli
 from tests.support.cli import ready as ready
@@ -107,16 +113,32 @@ async def test_stats_put_the_last_revision_of_each_window_together(ready: Cli) -
     assert (await ready("stats", "nobody")).code == 4
 
 
+async def _produce_elsewhere(settings: Settings, value: bytes) -> None:
+    """A producer whose partitioner is not Java's."""
+    topic = full_name("data-points", settings.topic_prefix)
+    producer = AIOKafkaProducer(bootstrap_servers=settings.bootstrap_servers)
+    await producer.start()
+    try:
+        count = len(await producer.partitions_for(topic))
+        await producer.send_and_wait(topic, value, b"a1", partition=(partition_for(b"a1", count) + 1) % count)
+    finally:
+        await producer.stop()
+
+
 async def test_feedback_sends_the_point_again_with_what_came_of_it(ready: Cli) -> None:
-    """Key and content as they were, but for success and the mark; a task nobody answered exits 4."""
+    """Key, partition and content as they were, but for success and the mark; a task nobody answered exits 4."""
     point = {
         "agentId": "a1", "patternName": "p", "taskType": "agent", "confidence": 0.9, "success": True,
         "timestamp": format_time(START_MS), "executionTime": 12.5, "taskId": "judged-1",
     }  # fmt: skip
-    async with sending(ready.settings) as sender:
-        await sender.send("data-points", b"a1", orjson.dumps(point))
+    await _produce_elsewhere(ready.settings, orjson.dumps(point))
     ended = await ready("feedback", "judged-1", "failure", "-o", "json")
     assert ended.code == 0, ended.err
+    async with Client(settings=ready.settings) as client:
+        await client.feedback("judged-1", success=True)
+    records = [record async for record in read_all(ready.settings, "data-points")]
+    assert len(records) == 3
+    assert len({(record.partition, record.key) for record in records}) == 1, "its series is counted there"
     tail = await ready("tail", "data-points", "--from-beginning", "--max", "2", "-o", "jsonl")
     values = [orjson.loads(text) for text in tail.out.splitlines()]
     points = [value.get("value", value) for value in values]

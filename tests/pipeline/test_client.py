@@ -43,7 +43,7 @@ from streams.broker.topic_feed import TopicFeed
 from streams.broker.topics_admin import apply
 from streams.client.connection import workers_present
 from streams.client.history import FIRST_LOOK_S
-from streams.client.waiting import Waiting
+from streams.client.waiting import WaitingCall
 from streams.settings import Settings
 from streams.sync import Client as BlockingClient
 from streams.testing import FakeAgent, Pipeline, answer, hang, status
@@ -105,13 +105,13 @@ async def test_an_id_sent_twice_resolves_to_the_first_result(p: Pipeline) -> Non
 async def test_thousands_wait_at_once_and_each_has_its_own_result(p: Pipeline) -> None:
     results = await asyncio.gather(*(p.client.run("echo", {"n": n}) for n in range(2000)))
     assert [result.value["n"] for result in results] == list(range(2000))
-    assert held(p.client, Waiting) == []
+    assert held(p.client, WaitingCall) == []
 
 
 async def test_handles_nobody_holds_are_forgotten(p: Pipeline) -> None:
     for n in range(50):
         await p.client.submit("echo", {"n": n})
-    assert held(p.client, Waiting) == []
+    assert held(p.client, WaitingCall) == []
 
 
 async def test_a_wait_that_passes_says_what_to_do_and_the_task_goes_on(p: Pipeline) -> None:

@@ -15,7 +15,7 @@ from streams.broker import embedded as embedded_broker
 from streams.broker.child_broker import ChildBrokerError
 from streams.broker.embedded import EmbeddedBroker
 from streams.broker.kafka import reach, supports_transactions
-from streams.broker.topics_admin import TopicsError, TopicsMissing
+from streams.broker.topics_admin import MissingTopics, TopicsError
 from tests.conftest import SettingsFor
 from tests.support.rig import alive
 from tests.support.wait import wait_until
@@ -55,7 +55,7 @@ async def test_two_of_them_do_not_meet(settings_for: SettingsFor) -> None:
     async with EmbeddedBroker() as one, EmbeddedBroker() as other:
         assert one.bootstrap_servers != other.bootstrap_servers
         await topics_admin.apply(settings_for(one))
-        with pytest.raises(TopicsMissing):
+        with pytest.raises(MissingTopics):
             await topics_admin.check(settings_for(other))
 
 
@@ -104,7 +104,7 @@ async def test_a_broker_that_ends_at_once_is_reported_with_its_last_words(monkey
     """A broken binary fails the start quickly and says why."""
     monkeypatch.setattr(embedded_broker, "broker_binary", lambda: "/bin/ls")
     broker = EmbeddedBroker()
-    with pytest.raises(ChildBrokerError, match=r"it ended with code \d+; it said: .+"):
+    with pytest.raises(ChildBrokerError, match=r"it ended with code \d+; its last output: .+"):
         await broker.start()
     assert broker.pid is None
 
@@ -123,7 +123,7 @@ async def test_topics_apply_twice_changes_nothing_the_second_time(
 ) -> None:
     """All created with their settings, then all left alone."""
     settings = settings_for(embedded)
-    with pytest.raises(TopicsMissing, match="parallax topics apply"):
+    with pytest.raises(MissingTopics, match="parallax topics apply"):
         await topics_admin.check(settings)
     first = await topics_admin.apply(settings)
     second = await topics_admin.apply(settings)
@@ -147,6 +147,6 @@ async def test_looking_creates_nothing(embedded: EmbeddedBroker, settings_for: S
     """This broker creates topics that are asked for by name; looking must not do so."""
     settings = settings_for(embedded)
     await topics_admin.describe(settings)
-    with pytest.raises(TopicsMissing):
+    with pytest.raises(MissingTopics):
         await topics_admin.check(settings)
     assert all(state.missing for state in await topics_admin.describe(settings))

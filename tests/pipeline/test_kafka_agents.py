@@ -10,7 +10,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from agents_io.errors import AgentError, CallTimeout, ClientError, InternalError, Unsupported
-from agents_io.fakes.steps import Step, answer, hang
+from agents_io.fakes.steps import ScriptStep, answer, hang
 from agents_io.protocols.kafka.fake import FakeKafkaAgent
 from agents_io.protocols.kafka.transport import KafkaTransport
 from agents_io.transport import Answer, Call
@@ -111,7 +111,7 @@ async def test_late_reply_is_passed_over(settings: Settings, transport: KafkaTra
 async def test_two_workers_of_one_app_share_the_reply_topic(settings: Settings, transport: KafkaTransport) -> None:
     """Each takes its own."""
     second = KafkaTransport(KafkaExchange(settings))
-    echo = Step("compute", compute=lambda payload: {"value": payload, "confidence": 1})
+    echo = ScriptStep("compute", compute=lambda payload: {"value": payload, "confidence": 1})
     try:
         async with FakeKafkaAgent(settings.bootstrap_servers, "requests", [echo]):
             calls = [call((transport, second)[n % 2], body=b"%d" % n) for n in range(20)]

@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaProducer
 
 from agents_io.calling.rules.breaker import BreakerConfig
 from agents_io.fakes.http import FakeAgent
-from agents_io.fakes.steps import Step, answer, deep, empty, garbage, hang, html, nan, status
+from agents_io.fakes.steps import ScriptStep, answer, deep, empty, garbage, hang, html, nan, status
 from schemas.topics import TOPICS, dead_letter_topics, full_name
 from streams.broker.embedded import EmbeddedBroker
 from streams.broker.topics_admin import apply
@@ -135,7 +135,7 @@ def calls_of(name: str, agent: FakeAgent, timeout_ms: int) -> list[Call]:
     return sorted((read_call(name, got, fair_s=fair_s) for got in list(agent.calls)), key=lambda call: call.at)
 
 
-BAD: list[Step] = [nan(times=1), html(times=1), empty(times=1), garbage(times=1), deep(times=1)]
+BAD: list[ScriptStep] = [nan(times=1), html(times=1), empty(times=1), garbage(times=1), deep(times=1)]
 BAD += [answer(confidence=2, times=1), answer(confidence="0.5", times=1), answer(confidence=None, times=1)]
 
 

@@ -82,6 +82,20 @@ async def test_dialled_in(p: Pipeline) -> None:
             pass
 
 
+async def test_a_dialled_agent_that_is_full_fails_no_task(p: Pipeline) -> None:
+    """It takes fewer calls at once than the worker makes: tasks wait for it, as for one over HTTP."""
+
+    @agent("narrow", concurrency=1)
+    async def narrow(payload: dict[str, Any]) -> Any:
+        await asyncio.sleep(1.0)
+        return payload["n"]
+
+    async with GatewayAgent(narrow, [p.gateway]):
+        await registered(p, "narrow")
+        values = [one.value async for one in p.client.map("narrow", [{"n": n} for n in range(6)])]
+    assert sorted(values) == list(range(6))
+
+
 async def test_on_kafka(p: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agents_io.serving.kafka.REPLY_TIMEOUT_S", 5.0)
 

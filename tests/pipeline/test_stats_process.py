@@ -19,6 +19,7 @@ from streams.broker.embedded import EmbeddedBroker
 from streams.broker.processes import tied_to_parent
 from streams.broker.topics_admin import apply
 from streams.settings import Settings
+from streams.statistics import child
 from tests.support.points import fleet, produce
 from tests.support.rig import alive, family, parallax
 from tests.support.wait import until
@@ -124,6 +125,40 @@ async def test_questions_metrics_and_places_come_through_the_worker(embedded: Em
         [pid] = running.children()
     assert running.process.returncode == 0
     assert not alive(pid)
+
+
+async def test_counters_stay_while_the_process_does_not_answer(
+    embedded: EmbeddedBroker, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prometheus would take 0 for a new beginning, and what comes after it for new points."""
+    monkeypatch.setattr(child, "ASK_TIMEOUT_S", 0.5)
+    settings = Settings(bootstrap_servers=embedded.bootstrap_servers, topic_prefix=prefix)
+    await apply(settings, 4)
+    await produce(embedded.bootstrap_servers, f"{prefix}data-points", fleet(7, 50, 3, int(time.time() * 1000) - 30_000))
+    statistics = child.StatsProcess(settings, idempotent=False)
+
+    def points() -> int:
+        return int((statistics.counters() or {}).get("points", 0))
+
+    async def counted() -> bool:
+        return statistics.ready and points() == 50
+
+    async def stuck() -> bool:
+        return not statistics.ready
+
+    await statistics.start()
+    try:
+        await until(counted, 60)
+        assert statistics.pid is not None
+        os.kill(statistics.pid, signal.SIGSTOP)
+        try:
+            await until(stuck, 20)
+            assert points() == 50
+        finally:
+            os.kill(statistics.pid, signal.SIGCONT)
+        await until(counted, 20)
+    finally:
+        await statistics.stop()
 
 
 async def test_it_ends_with_a_worker_that_is_killed(embedded: EmbeddedBroker, prefix: str) -> None:

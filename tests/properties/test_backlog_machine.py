@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from streams.rules.dispatch.backlog import Backlog, Waiting
+from streams.rules.dispatch.backlog import Backlog, BacklogEntry
 
 NEVER = float("inf")
 moments = st.integers(0, 12).map(float)
@@ -18,14 +18,14 @@ class BacklogMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.backlog = Backlog()
-        self.model: list[Waiting] = []
+        self.model: list[BacklogEntry] = []
         self.offset = 0
 
-    def in_order(self) -> list[Waiting]:
+    def in_order(self) -> list[BacklogEntry]:
         """Sorting is stable: equal ones stay in the order of their arrival."""
         return sorted(self.model, key=lambda task: (-task.priority, task.order))
 
-    def leave(self, found: list[Waiting], expected: list[Waiting]) -> None:
+    def leave(self, found: list[BacklogEntry], expected: list[BacklogEntry]) -> None:
         """These and no others, each once; within a priority in their order."""
         assert sorted(found) == sorted(expected)
         for priority in {task.priority for task in found}:
@@ -42,7 +42,7 @@ class BacklogMachine(RuleBasedStateMachine):
     )
     def add(self, source: str, order: float, priority: int, deadline: float, task_hash: int) -> None:
         self.offset += 1
-        task = Waiting(source, self.offset, order, priority, deadline, task_hash)
+        task = BacklogEntry(source, self.offset, order, priority, deadline, task_hash)
         self.backlog.add(task)
         self.model.append(task)
 
@@ -58,7 +58,7 @@ class BacklogMachine(RuleBasedStateMachine):
 
     @rule(task_hash=st.integers(0, 3))
     def take_task(self, task_hash: int) -> None:
-        self.leave(self.backlog.take_task(task_hash), [task for task in self.model if task.task_hash == task_hash])
+        self.leave(self.backlog.take_tasks({task_hash}), [task for task in self.model if task.task_hash == task_hash])
 
     @rule(source=st.sampled_from(["tasks", "parked", "dispatch"]), offsets=st.frozensets(st.integers(1, 30)))
     def take_records(self, source: str, offsets: frozenset[int]) -> None:

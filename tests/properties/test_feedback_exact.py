@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.messages import ConfidenceDataPoint
-from streams.rules.windows.moments import Moments, Sample
+from streams.rules.windows.moments import Moments, PointSample
 from streams.rules.windows.windows import SIZES_MS, WindowId
 from tests.properties.test_windows_exact import BASE_MS, Store, point, run
 
@@ -23,7 +23,7 @@ def judged(rng: random.Random, count: int) -> list[ConfidenceDataPoint]:
             told = about.model_copy(update={"success": rng.random() < 0.6, "feedback": True})
             records += [told] * rng.choice((1, 1, 2))
         value = rng.betavariate(17, 3)
-        answer = point(value, True, 10.0, BASE_MS + index * 3000 - rng.randrange(20_000))
+        answer = point(value, rng.random() < 0.8, 10.0, BASE_MS + index * 3000 - rng.randrange(20_000))
         answers.append(answer.model_copy(update={"task_id": f"t{index}"}))
         records.append(answers[-1])
     return records
@@ -38,7 +38,7 @@ def recount(records: list[ConfidenceDataPoint]) -> dict[WindowId, tuple[int, int
     for record in last.values():
         for interval, size in SIZES_MS.items():
             key = (interval, record.timestamp - record.timestamp % size)
-            found.setdefault(key, Moments()).observe(Sample(record))
+            found.setdefault(key, Moments()).observe(PointSample(record))
     return {key: (m.count, m.successes, m.success_sum) for key, m in found.items()}
 
 

@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from agents_io.protocols.gateway.rules.session import Full, NotOpen, Session, SessionConfig
+from agents_io.protocols.gateway.rules.session import NotOpen, Session, SessionConfig, TooManyOutstanding
 
 MOST = 3
 steps = st.integers(0, 40).map(lambda n: n / 8)
@@ -72,7 +72,7 @@ class GatewayMachine(RuleBasedStateMachine):
             request = self.session.begin(task)
         except NotOpen:
             assert self.phase != "open" or self.status == "draining"
-        except Full:
+        except TooManyOutstanding:
             assert len(self.open) == MOST
         else:
             assert self.phase == "open"

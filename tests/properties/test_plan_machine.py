@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from streams.rules.plans.run import Action, Over, PlanRun, Start, Stop
+from streams.rules.plans.run import Action, Over, PlanRun, StartStep, StopStep
 from streams.rules.plans.step_graph import End
 from streams.rules.plans.step_ids import Path
 from tests.support.plan_cases import untimed
@@ -66,17 +66,17 @@ class PlanMachine(RuleBasedStateMachine):
         """Carry out, and see that it may be."""
         for action in actions:
             assert self.over is None, "something after the end"
-            if isinstance(action, Start):
+            if isinstance(action, StartStep):
                 assert action.path not in self.begun, "a step began twice"
                 self.begun.add(action.path)
                 self.flying.add(action.path)
                 self.run.task(action.path)
-            elif isinstance(action, Stop):
+            elif isinstance(action, StopStep):
                 self.flying.discard(action.path)
             else:
                 self.over = action
         if actions and self.over:
-            assert self.flying <= {a.path for a in actions if isinstance(a, Stop)}, "the end left a step running"
+            assert self.flying <= {a.path for a in actions if isinstance(a, StopStep)}, "the end left a step running"
         self.written.append(orjson.dumps(self.run.entries))
         self.run.entries.clear()
 
@@ -156,7 +156,7 @@ def played(data: dict[str, Any], luck: int, order: st.DataObject | None) -> dict
     while not run.over:
         index = 0 if order is None else order.draw(st.integers(0, len(flying) - 1))
         actions = run.ended(path := flying.pop(index), told(path, luck), NOW + 1)
-        gone = {action.path for action in actions if isinstance(action, Stop)}
+        gone = {action.path for action in actions if isinstance(action, StopStep)}
         flying = [path for path in flying if path not in gone] + starts(actions)
     return untimed(result(run))
 

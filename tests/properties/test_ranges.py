@@ -96,3 +96,29 @@ def test_the_error_knows_how_few_points_there_are() -> None:
     assert many is not None
     assert few.slope == many.slope
     assert math.isclose(few.error / many.error, 10, rel_tol=1e-4)
+
+
+@given(
+    st.integers(1, 3000), st.integers(1, 100), st.integers(1, 40),
+    st.integers(0, 41 * DAY_MS), st.integers(1, 41 * DAY_MS), st.integers(0, DAY_MS),
+)  # fmt: skip
+def test_tiles_are_kept_windows_whatever_is_kept(
+    minutes: int, hours: int, days: int, back: int, length: int, jitter: int
+) -> None:
+    """Minutes may be kept for longer than hours, and hours for longer than days."""
+    now = NOW_MS + jitter
+    kept = {"minute": minutes, "hour": hours, "day": days}
+    held = {name: now - now % size - (kept[name] - 1) * size for name, size in SIZES_MS.items()}
+    begin = now - back
+    end = min(begin + length, now + 1)
+    found = tiles(begin, end, held)  # type: ignore[arg-type]
+    at = found[0][1] if found else 0
+    for interval, start in found:
+        assert start == at
+        assert start % SIZES_MS[interval] == 0
+        assert start >= held[interval]
+        at += SIZES_MS[interval]
+    begin = max(begin, min(held.values()))
+    if end > begin and len(found) < 2000:
+        assert found[0][1] <= begin < found[0][1] + DAY_MS
+        assert end <= at < end + DAY_MS

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from schemas.messages import ConfidenceDataPoint
 from streams.rules.detection.alarms import SeriesId
 from streams.rules.detection.detectors import Thresholds
-from streams.rules.windows.moments import Moments, Sample
+from streams.rules.windows.moments import Moments, PointSample
 from streams.rules.windows.series import Series
 from streams.rules.windows.windows import SIZES_MS, Span, Spans, Window, WindowId
 
@@ -49,7 +49,7 @@ def folded(values: list[tuple[float, bool, float]]) -> Moments:
     """One pass."""
     moments = Moments()
     for value in values:
-        moments.observe(Sample(point(*value)))
+        moments.observe(PointSample(point(*value)))
     return moments
 
 
@@ -200,7 +200,7 @@ def test_batches_crashes_and_replays_change_nothing(
     for item in points:
         for interval, size in SIZES_MS.items():
             key = (interval, item.timestamp - item.timestamp % size)
-            expected.setdefault(key, Moments()).observe(Sample(item))
+            expected.setdefault(key, Moments()).observe(PointSample(item))
     assert calm.all() == expected
 
 

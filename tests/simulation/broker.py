@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 from streams.engine.membership import Membership
 from tests.simulation.group import Group
@@ -20,6 +21,8 @@ LogId = tuple[str, int]
 Headers = tuple[tuple[str, bytes], ...]
 Row = tuple[bytes | None, bytes | None, Headers]
 TRANSACTION_TIMEOUT_S = 60.0
+LATE_MARKERS = 0.1
+"""Share of the topics of a transaction that show its end late, if any do."""
 
 
 class StaleEpoch(Exception):
@@ -119,6 +122,9 @@ class Broker:
         self.committed: dict[tuple[str, str, int], tuple[int, str]] = {}
         self.listeners: dict[str, list[Callable[[LogId, list[Stored]], None]]] = defaultdict(list)
         """Called with each batch that is appended to a topic, committed or not."""
+        self.late_markers_s = 0.0
+        """How late, at most, some topics show the end of a transaction whose offsets are committed."""
+        self._marker_rng = world.rng("markers")
         self._epochs: dict[str, int] = defaultdict(lambda: -1)
         self._open: dict[str, Transaction] = {}
         self._waiting: dict[LogId, dict[Callable[[], bool], None]] = defaultdict(dict)
@@ -272,13 +278,23 @@ class Broker:
     def _finish(self, transaction: Transaction, state: str) -> None:
         transaction.state = state
         self._open.pop(transaction.id, None)
-        for log_id in sorted(transaction.logs):
-            log = self.logs[log_id]
-            log.open.pop(transaction, None)
-            log.end += 1  # the marker
         if state == "committed":
             self.committed.update(transaction.offsets)
-        self._wake(sorted(transaction.logs))
+        at_once = []
+        for log_id in sorted(transaction.logs):
+            if self.late_markers_s and self._marker_rng.random() < LATE_MARKERS:
+                late_s = self._marker_rng.random() * self.late_markers_s
+                self.world.at(late_s, partial(self._mark, transaction, [log_id]))
+            else:
+                at_once.append(log_id)
+        self._mark(transaction, at_once)
+
+    def _mark(self, transaction: Transaction, logs: list[LogId]) -> None:
+        """The end of a transaction reaches these logs."""
+        for log_id in logs:
+            self.logs[log_id].open.pop(transaction, None)
+            self.logs[log_id].end += 1  # the marker
+        self._wake(logs)
 
     # Groups
 

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED
 from aiokafka.errors import (
     IllegalStateError,
     KafkaConnectionError,
@@ -71,6 +72,7 @@ class SimConsumer:
         # What the product reads of aiokafka's own tasks.
         self._client = SimClient(node)
         self._coordinator = self._fetcher = self
+        self._isolation_level, self._request_timeout_ms = READ_COMMITTED, 40_000
         self.group_id, self.coordinator_id = str(group_id), LEADER
         self._coordination_task: asyncio.Task[None] | None = None
         self.generation, self.member_id, self._group_instance_id = -1, "", options.get("instance_id")
@@ -201,10 +203,14 @@ class SimConsumer:
         logs = self._node.broker.logs
         return dict(await self._request(lambda: {tp: logs[tuple(tp)].start for tp in partitions}))
 
-    async def end_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        """Where readers of committed records find the ends."""
-        logs = self._node.broker.logs
-        return dict(await self._request(lambda: {tp: logs[tuple(tp)].last_stable for tp in partitions}))
+    async def end_offsets(self, partitions: Sequence[TopicPartition], timeout_ms: int = 0) -> dict[TopicPartition, int]:
+        """Where readers of committed records find the ends, or others. With `timeout_ms`: as aiokafka's fetcher."""
+        logs, whole = self._node.broker.logs, self._isolation_level == READ_UNCOMMITTED
+        return dict(
+            await self._request(
+                lambda: {tp: logs[tuple(tp)].end if whole else logs[tuple(tp)].last_stable for tp in partitions}
+            )
+        )
 
     async def ensure_coordinator_known(self) -> None:
         """There is one broker."""

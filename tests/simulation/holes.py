@@ -50,6 +50,8 @@ HOLES = (
           "order of calls,order of answers", 1),
     _hole("O4", "tasks of a key that wait on one topic are forgotten when the last one on another ends without a call", "mix",
           "lost task,leftover", 1491),
+    _hole("O5", "a new owner begins a task of a key before one that was relocated by a transaction whose end is late",
+          "late-markers", "order of calls,order of answers", 8, 9, 10),
     _hole("P1", "a plan whose time came while its partition had no owner does not hear of steps that had ended", "plans",
           "unheard step", 5),
     _hole("P2", "a plan whose owner cancelled its steps, and was lost before it committed the end, fails by those cancels",

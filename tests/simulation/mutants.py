@@ -17,7 +17,7 @@ from streams.dispatch.decisions import Decision, Duplicate, Fail, Forward
 from streams.dispatch.in_flight import InFlightTasks
 from streams.dispatch.ordering import OrderedTasks
 from streams.dispatch.router import Router
-from streams.engine import inherited_state
+from streams.engine import group, inherited_state
 from streams.engine.commit import CommitFailed
 from streams.engine.engine import Engine
 from streams.engine.inherited_state import InheritedState
@@ -238,6 +238,15 @@ def _moved_schedules_begin_anew() -> None:
     recurring.own_header = lambda headers, name: None  # type: ignore[attr-defined]
 
 
+def _ends_are_those_of_readers_of_committed_records() -> None:
+    """O5: a log ended where the first transaction began whose end had not reached it."""
+
+    async def stable(consumer: Any, tps: Any) -> Any:
+        return await consumer.end_offsets(tps)
+
+    group.log_ends = stable  # type: ignore[attr-defined]
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     "G1": _added_partitions_know_nothing,
     "G2": _each_worker_counts_by_itself,
@@ -253,6 +262,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "N2": _done_in_the_wrong_partition,
     "O1": _no_order,
     "O2": _relocated_tasks_are_not_waited_for,
+    "O5": _ends_are_those_of_readers_of_committed_records,
     "O3": _a_relocated_task_is_as_old_as_its_record,
     "P1": _plans_end_before_results_are_read,
     "S1": _unaccepted_records_wait_already,

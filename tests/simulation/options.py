@@ -50,6 +50,8 @@ class Options:
     """Payloads hold integers that a double cannot."""
     late_requests: bool = False
     """Transactional requests that seem lost arrive later."""
+    late_markers_s: float = 0.0
+    """How late, at most, topics show the end of a transaction whose offsets are committed."""
     in_place: bool = False
     """They are sent again in the same epoch, whatever the product does."""
     static: bool = False
@@ -111,6 +113,10 @@ PROFILES: dict[str, Options] = {
     "conversations": Options(
         ordered=0.8, keys=4, relocated=True, faults=("kill", "kill", "stop", "freeze", "sick", "outage"), every=2.5, rate=20.0,
         plans=0.0, agent_s=0.1, settings=(("dispatch.max_held_bytes", 50_000),),
+    ),
+    "late-markers": Options(
+        late_markers_s=3.0, ordered=0.8, keys=4, relocated=True, faults=("kill", "stop", "stop"), every=2.5, rate=20.0,
+        plans=0.1, agent_s=0.1, settings=(("dispatch.max_held_bytes", 50_000),),
     ),
     "scheduled": Options(
         later=0.6, schedules=6, ordered=0.0, skew=100.0, faults=("kill", "kill", "stop", "freeze", "outage", "loss"), every=2.5,

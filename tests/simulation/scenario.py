@@ -95,6 +95,7 @@ class Scenario:
         }
         counts |= {full_name(name, PREFIX): 1 for name in dead_letter_topics()}
         self.broker = Broker(self.world, counts)
+        self.broker.late_markers_s = options.late_markers_s
         self.settings = self._settings()
         self.shared = Surroundings(self.world, self.network, self.broker, self.settings, {})
         self.shared.schedules = options.later > 0

@@ -42,10 +42,10 @@ def _rows_stay_beneath_older_ones(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _state_before_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def store(self: Aggregator, touched: Any, outputs: Any, now: float, releases: int) -> None:
+    async def store(self: Aggregator, touched: Any, outputs: Any, now: float, releases: int, **how: Any) -> None:
         for live in touched:
             await self._write(self.state.rows(live), releases)
-        await real(self, touched, outputs, now, releases)
+        await real(self, touched, outputs, now, releases, **how)
 
     real = Aggregator._store
     monkeypatch.setattr(Aggregator, "_store", store)

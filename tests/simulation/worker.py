@@ -161,7 +161,7 @@ class Worker:
             balancer=Balancer(
                 agents=self.agents, agent_statuses=agent_statuses, settings=settings, wall_ms=self.node.wall_ms
             ),
-            circuit_changed=lambda agent_id, caller: fleet.keeper.tell(agent_id, caller),
+            circuit_changed=lambda agent_id, caller: fleet.publisher.publish(agent_id, caller),
             read_again=self._read_again,
         )
         engine = self._engine(
@@ -202,6 +202,7 @@ class Worker:
             task_cancelled=controls.cancelled,
             partition_count=lambda: self._partition_count(engine),
             templates={},
+            max_task_bytes=1 << 20,
             max_plan_bytes=1 << 20,
         )
         engine = self._engine(

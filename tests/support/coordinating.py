@@ -70,6 +70,7 @@ class Coordinating:
             cancelled=self._cancelled,
             partition_count=lambda: partitions if isinstance(partitions, int) else partitions[0],
             templates=self.templates,
+            max_task_bytes=self.settings.dispatch.max_task_bytes,
             max_plan_bytes=self.settings.plans.max_plan_bytes,
             task_cancelled=lambda task_id, submitted_ms: self.task_requests.get(task_id),
             tracing=tracing,

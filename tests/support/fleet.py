@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from agents_io.fakes.http import FakeAgent, Received
-from agents_io.fakes.steps import Step
+from agents_io.fakes.steps import ScriptStep
 
 START_TIMEOUT_S = 10.0
 RECENT = 20
@@ -19,14 +19,14 @@ RECENT = 20
 class Fleet:
     """`with Fleet({"a": [status(503)]}, per_task={"a"}) as fleet:` serves all of them until the end of the block."""
 
-    def __init__(self, scripts: Mapping[str, Step | Sequence[Step]], per_task: Sequence[str] = ()) -> None:
+    def __init__(self, scripts: Mapping[str, ScriptStep | Sequence[ScriptStep]], per_task: Sequence[str] = ()) -> None:
         self.agents = {name: FakeAgent(steps, per_task=name in per_task) for name, steps in scripts.items()}
         self._loop = asyncio.new_event_loop()
         self._ready: Future[None] = Future()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="fleet", daemon=True)
 
-    def script(self, name: str, steps: Step | Sequence[Step]) -> None:
+    def script(self, name: str, steps: ScriptStep | Sequence[ScriptStep]) -> None:
         """The agent goes by these steps from now on."""
         self._loop.call_soon_threadsafe(self.agents[name].script, steps)
 

@@ -11,7 +11,7 @@ import grpc.aio
 from agents_io.grpc.services import service_handler
 from agents_io.protocols.gateway.relay import MAX_MESSAGE_BYTES, RelayClient, RelayService
 from agents_io.protocols.gateway.rules.session import SessionConfig, Status
-from agents_io.protocols.gateway.service import Arrival, Gateway
+from agents_io.protocols.gateway.service import Arrival, Gateway, NotNow
 from agents_io.protocols.gateway.transport import GatewayTransport, Routes
 from agents_io.secret_refs import Secret
 from schemas.messages import AgentRegistration
@@ -46,6 +46,8 @@ class BookRegistrar:
         self.node = node
         self.address = ""
         self.refuse: str | None = None
+        self.not_now = 0
+        """How many arrivals find the brokers away."""
 
     def admit(self, arrival: Arrival) -> str | None:
         """As told."""
@@ -53,6 +55,9 @@ class BookRegistrar:
 
     async def arrived(self, arrival: Arrival) -> str | None:
         """Its record names this node."""
+        if self.not_now:
+            self.not_now -= 1
+            raise NotNow("it could not be registered now; try again")
         self._write(arrival.agent_id, arrival.key, "healthy")
         return None
 

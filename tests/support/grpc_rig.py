@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from agents_io.fakes.steps import Step
+from agents_io.fakes.steps import ScriptStep
 from agents_io.protocols.grpc.fake import GrpcFakeAgent
 from agents_io.protocols.grpc.transport import GrpcTransport
 from agents_io.transport import Call
@@ -15,7 +15,7 @@ CALL = Call("t1", "k1", b"{}", 10.0, (("traceparent", "00-1-2-01"),), "p")
 
 
 def rig_of(
-    *steps: Step, options: dict[str, Any] | None = None, **fake: Any
+    *steps: ScriptStep, options: dict[str, Any] | None = None, **fake: Any
 ) -> AbstractAsyncContextManager[TransportRig]:
     """A fake gRPC agent and the transport."""
     return running(GrpcFakeAgent(steps, **fake), GrpcTransport(**(options or {})), CALL)

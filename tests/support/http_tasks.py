@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import orjson
 
 from agents_io.fakes.http import FakeAgent
-from agents_io.fakes.steps import Step
+from agents_io.fakes.steps import ScriptStep
 from agents_io.protocols.http_tasks.transport import HttpTaskTransport
 from agents_io.rules.targets import AllowList
 from agents_io.transport import Answer, Call
@@ -40,7 +40,7 @@ class AsAgent:
 
 
 @asynccontextmanager
-async def http_task(*steps: Step) -> AsyncIterator[tuple[FakeAgent, AgentRegistration, AsAgent]]:
+async def http_task(*steps: ScriptStep) -> AsyncIterator[tuple[FakeAgent, AgentRegistration, AsAgent]]:
     """A server that http tasks may ask."""
     async with FakeAgent(steps) as fake:
         allowed = AllowList([fake.endpoint.removeprefix("http://")])

@@ -11,7 +11,7 @@ from typing import Any
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from schemas.topics import INTAKE
-from streams.engine.commit import Collect, Offsets, Pace
+from streams.engine.commit import Collect, CommitPace, Offsets
 from streams.rules.records import Output
 
 PREFIX = "t."
@@ -21,7 +21,7 @@ class FakeCommitter:
     """Keeps every attempt and every success. `script`: what the next attempts raise; None lets one through."""
 
     def __init__(self, script: Iterable[BaseException | None] = (), interval_max_s: float = 0.01) -> None:
-        self.pace = Pace(interval_max_s)
+        self.pace = CommitPace(interval_max_s)
         self.hurry = self.pace.hurry
         self.script = deque(script)
         self.start_errors: deque[BaseException] = deque()

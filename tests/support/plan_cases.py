@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from agents_io.fakes.steps import Step, compute, hang, status
+from agents_io.fakes.steps import ScriptStep, compute, hang, status
 
 LATE_S = 1.5
 OUT_OF_TIME_MS = 10_000
@@ -27,7 +27,7 @@ def _relay(payload: Any) -> Any:
     return {"value": payload["context"], "confidence": 1}
 
 
-AGENTS: dict[str, Step] = {
+AGENTS: dict[str, ScriptStep] = {
     "good": compute(_say),
     "late": compute(_say, delay_s=LATE_S),
     "relay": compute(_relay),

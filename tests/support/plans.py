@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from streams.rules.plans.result import plan_result
-from streams.rules.plans.run import Action, Over, PlanRun, Start, Stop
+from streams.rules.plans.run import Action, Over, PlanRun, StartStep, StopStep
 from streams.rules.plans.step_graph import End
 from streams.rules.plans.step_ids import Path
 from streams.rules.plans.templates import Templates, read_plan, used
@@ -58,12 +58,12 @@ def bad(code: str = "http_5xx", status: str = "failure", message: str = "no") ->
 
 def starts(actions: Iterable[Action]) -> list[Path]:
     """The steps that start."""
-    return [action.path for action in actions if isinstance(action, Start)]
+    return [action.path for action in actions if isinstance(action, StartStep)]
 
 
 def stops(actions: Iterable[Action]) -> list[Path]:
     """The steps that stop."""
-    return [action.path for action in actions if isinstance(action, Stop)]
+    return [action.path for action in actions if isinstance(action, StopStep)]
 
 
 def over(actions: Iterable[Action]) -> Over | None:

@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from agents_io.fakes.http import FakeAgent
-from agents_io.fakes.steps import Step
+from agents_io.fakes.steps import ScriptStep
 from agents_io.protocols.a2a.fake import FakeA2a
 from agents_io.protocols.a2a.transport import A2aTransport
 from agents_io.protocols.kafka.fake import FakeKafkaAgent
@@ -44,26 +44,26 @@ async def _opened(
             await transport.close()
 
 
-def openai(*steps: Step) -> AbstractAsyncContextManager[Opened]:
+def openai(*steps: ScriptStep) -> AbstractAsyncContextManager[Opened]:
     """A model behind chat completions."""
     return _opened(FakeChat(steps), OpenAiTransport(max_answer_bytes=CAP), "openai", {"model": "m"})
 
 
-def a2a(*steps: Step) -> AbstractAsyncContextManager[Opened]:
+def a2a(*steps: ScriptStep) -> AbstractAsyncContextManager[Opened]:
     """A2A 1.0; each task is asked for once more before it is done."""
     fake = FakeA2a(steps)
     fake.states = ("working",)
     return _opened(fake, A2aTransport(max_answer_bytes=CAP), "a2a")
 
 
-def a2a_03(*steps: Step) -> AbstractAsyncContextManager[Opened]:
+def a2a_03(*steps: ScriptStep) -> AbstractAsyncContextManager[Opened]:
     """A2A 0.3; tasks are done at once."""
     fake = FakeA2a(steps)
     fake.version = "0.3"
     return _opened(fake, A2aTransport(max_answer_bytes=CAP), "a2a")
 
 
-def a2a_rest(*steps: Step) -> AbstractAsyncContextManager[Opened]:
+def a2a_rest(*steps: ScriptStep) -> AbstractAsyncContextManager[Opened]:
     """A2A 1.0 over HTTP+JSON; each task is asked for once more before it is done."""
     fake = FakeA2a(steps)
     fake.binding = "HTTP+JSON"
@@ -71,19 +71,19 @@ def a2a_rest(*steps: Step) -> AbstractAsyncContextManager[Opened]:
     return _opened(fake, A2aTransport(max_answer_bytes=CAP), "a2a")
 
 
-def a2a_rest_03(*steps: Step) -> AbstractAsyncContextManager[Opened]:
+def a2a_rest_03(*steps: ScriptStep) -> AbstractAsyncContextManager[Opened]:
     """A2A 0.3 over HTTP+JSON; tasks are done at once."""
     fake = FakeA2a(steps)
     fake.version, fake.binding = "0.3", "HTTP+JSON"
     return _opened(fake, A2aTransport(max_answer_bytes=CAP), "a2a")
 
 
-def mcp(*steps: Step) -> AbstractAsyncContextManager[Opened]:
+def mcp(*steps: ScriptStep) -> AbstractAsyncContextManager[Opened]:
     """An MCP tool with a session, answers as JSON."""
     return _opened(FakeMcp(steps), McpTransport(max_answer_bytes=CAP), "mcp", {"tool": "analyze"})
 
 
-def mcp_stream(*steps: Step) -> AbstractAsyncContextManager[Opened]:
+def mcp_stream(*steps: ScriptStep) -> AbstractAsyncContextManager[Opened]:
     """An MCP tool without sessions, answers as an event stream."""
     fake = FakeMcp(steps)
     fake.modern = fake.stream = True
@@ -102,7 +102,7 @@ OVER_HTTP: list[Callable[..., AbstractAsyncContextManager[Opened]]] = [
 
 
 @asynccontextmanager
-async def kafka(*steps: Step) -> AsyncIterator[Opened]:
+async def kafka(*steps: ScriptStep) -> AsyncIterator[Opened]:
     """An agent that reads a topic of an embedded broker, and is told of cancelled requests."""
     async with EmbeddedBroker() as broker:
         settings = Settings(bootstrap_servers=broker.bootstrap_servers)

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from agents_io.fakes.http import FakeAgent
-from agents_io.fakes.steps import Step
+from agents_io.fakes.steps import ScriptStep
 from agents_io.protocols.gateway.fake import GatewayFakeAgent
 from agents_io.protocols.grpc.fake import GrpcFakeAgent
 from agents_io.protocols.grpc.transport import GrpcTransport
@@ -24,24 +24,24 @@ from tests.support.protocols import CAP, OVER_HTTP, Opened, kafka
 from tests.support.transport_rig import TransportRig, running
 
 
-def http(*steps: Step) -> AbstractAsyncContextManager[TransportRig]:
+def http(*steps: ScriptStep) -> AbstractAsyncContextManager[TransportRig]:
     """HTTP over our own connections."""
     return running(FakeAgent(steps), HttpTransport(max_answer_bytes=CAP))
 
 
-def http_over_httpx(*steps: Step) -> AbstractAsyncContextManager[TransportRig]:
+def http_over_httpx(*steps: ScriptStep) -> AbstractAsyncContextManager[TransportRig]:
     """HTTP over httpx's own pool: any httpx transport will do."""
     over = httpx.AsyncHTTPTransport(trust_env=False)
     return running(FakeAgent(steps), HttpTransport(over, max_answer_bytes=CAP))
 
 
-def grpc(*steps: Step) -> AbstractAsyncContextManager[TransportRig]:
+def grpc(*steps: ScriptStep) -> AbstractAsyncContextManager[TransportRig]:
     """gRPC, one message each way."""
     return running(GrpcFakeAgent(steps), GrpcTransport(max_answer_bytes=CAP))
 
 
 @asynccontextmanager
-async def grpc_streaming(*steps: Step) -> AsyncIterator[TransportRig]:
+async def grpc_streaming(*steps: ScriptStep) -> AsyncIterator[TransportRig]:
     """gRPC, a stream of results: the last one counts."""
     async with grpc(*steps) as rig:
         rig.agent = rig.agent.model_copy(update={"metadata": {"stream": True}})
@@ -49,7 +49,7 @@ async def grpc_streaming(*steps: Step) -> AsyncIterator[TransportRig]:
 
 
 @asynccontextmanager
-async def gateway(*steps: Step) -> AsyncIterator[TransportRig]:
+async def gateway(*steps: ScriptStep) -> AsyncIterator[TransportRig]:
     """An agent that dialled in to this worker."""
     book = Book()
     async with node(book) as here, GatewayFakeAgent("a", steps, gateways=[here.address]) as fake:
@@ -57,7 +57,7 @@ async def gateway(*steps: Step) -> AsyncIterator[TransportRig]:
 
 
 @asynccontextmanager
-async def gateway_elsewhere(*steps: Step) -> AsyncIterator[TransportRig]:
+async def gateway_elsewhere(*steps: ScriptStep) -> AsyncIterator[TransportRig]:
     """An agent that dialled in to another worker than its partition's."""
     book = Book()
     async with (
@@ -72,7 +72,7 @@ Maker = Callable[..., AbstractAsyncContextManager[TransportRig]]
 
 MAKERS: list[Maker] = [http, http_over_httpx, grpc, grpc_streaming, gateway, gateway_elsewhere]
 
-CANNOT_SAY: dict[Maker, Callable[[Step], bool]] = dict.fromkeys(
+CANNOT_SAY: dict[Maker, Callable[[ScriptStep], bool]] = dict.fromkeys(
     # A confidence is a double there: no text, no boolean, and none at all reads as 0.
     (grpc, grpc_streaming, gateway, gateway_elsewhere),
     lambda step: step.kind == "answer" and type(step.body["confidence"]) not in (int, float),
@@ -84,7 +84,7 @@ def rigged(opened: Callable[..., AbstractAsyncContextManager[Opened]]) -> Maker:
     """A maker of `tests/support/protocols.py` as one of ours."""
 
     @asynccontextmanager
-    async def maker(*steps: Step) -> AsyncIterator[TransportRig]:
+    async def maker(*steps: ScriptStep) -> AsyncIterator[TransportRig]:
         async with opened(*steps) as parts:
             yield TransportRig(*parts)
 

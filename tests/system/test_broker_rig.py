@@ -13,7 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from schemas.topics import full_name
 from streams.broker import topics_admin
 from streams.broker.kafka import client_options, reach, supports_transactions
-from streams.broker.topics_admin import TopicsError, TopicsMissing
+from streams.broker.topics_admin import MissingTopics, TopicsError
 from streams.rules.broker.topic_plan import TopicChange
 from streams.settings import Settings
 from tests.conftest import SettingsFor
@@ -106,12 +106,12 @@ async def test_check_names_what_is_wrong(kafka: KafkaCluster, settings_for: Sett
     settings = settings_for(kafka)
     for name, count in (("tasks", 2), ("dispatch", 3), ("parked", 4)):
         await create(settings, name, count)
-    with pytest.raises(TopicsMissing, match=r"results.*parallax topics apply"):
+    with pytest.raises(MissingTopics, match=r"results.*parallax topics apply"):
         await topics_admin.check(settings)
     for state in await topics_admin.describe(settings):
         if state.missing:
             await create(settings, state.name.replace(settings.topic_prefix, ""), 2)
-    with pytest.raises(TopicsMissing, match=r"tasks has 2, .*dispatch has 3, .*parked has 4"):
+    with pytest.raises(MissingTopics, match=r"tasks has 2, .*dispatch has 3, .*parked has 4"):
         await topics_admin.check(settings)
     grown = settings_for(kafka, topic_prefix=f"{settings.topic_prefix}half.")
     await topics_admin.apply(grown, partitions=2)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Producer
 
 from tests.support.kafka import KafkaCluster
 from tests.support.rig import (
@@ -48,3 +50,26 @@ def test_a_running_task_is_cancelled_down_to_the_agent(kafka: KafkaCluster, pref
             events.close()
             [call] = wait_until(lambda: calls_of(log), 10)
             assert call["ended"] == "closed"
+
+
+def test_a_request_counts_from_when_kafka_has_it(kafka: KafkaCluster, prefix: str) -> None:
+    """Not from the clock of who wrote it, which may be hours behind: the task that waits on its topic is cancelled too."""
+    broker = kafka.bootstrap_servers
+    apply_topics(broker, prefix)
+    with fake_agent("--behaviour", "hang") as endpoint:
+        register(broker, prefix, {"id": "a", "endpoint": endpoint, "limits": {"maxConcurrency": 1}})
+        env = {"PARALLAX_DISPATCH__MAX_HELD_BYTES": "1"}
+        with stopping(start_worker(broker, prefix, "--roles", "dispatch", env=env)):
+            tasks = [{"id": name, "type": "agent", "target": "a", "payload": name} for name in ("called", "waits")]
+            produce(broker, f"{prefix}tasks", [(b"a", json.dumps(task).encode()) for task in tasks])
+            events = Tap(broker, f"{prefix}events")
+            assert [json.loads(m.value())["type"] for m in events.until(1, 20)] == ["task:started"]
+            events.close()
+            producer = Producer({"bootstrap.servers": broker})
+            request = json.dumps({"type": "cancel", "taskId": "waits"})
+            producer.produce(f"{prefix}controls", request, b"waits", timestamp=int(time.time() * 1000) - 3 * 3_600_000)
+            assert producer.flush(30) == 0
+            results = Tap(broker, f"{prefix}results")
+            found = [json.loads(message.value()) for message in results.until(1, 15)]
+            results.close()
+    assert [(result["taskId"], result["status"]) for result in found] == [("waits", "cancelled")]

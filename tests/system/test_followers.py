@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from streams.broker.kafka import client_options
 from streams.engine import follower as module
-from streams.engine.follower import Follower, TopicMissing
+from streams.engine.follower import FollowedTopicMissing, Follower
 from streams.settings import Settings
 from streams.web import WebServer
 from tests.conftest import SettingsFor
@@ -126,7 +126,7 @@ async def test_a_topic_made_anew_between_two_looks_is_read_from_its_beginning(
 async def test_a_missing_topic_is_no_start(kafka: KafkaCluster, prefix: str, settings_for: SettingsFor) -> None:
     """And is not made by the question."""
     follower = follower_of(settings_for(kafka), f"{prefix}nowhere", lambda record: None)
-    with pytest.raises(TopicMissing, match="nowhere is missing"):
+    with pytest.raises(FollowedTopicMissing, match="nowhere is missing"):
         await follower.start()
     await follower.stop()
 

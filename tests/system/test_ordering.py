@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from confluent_kafka import Producer
 
 from schemas.partitioning import owner_partition
 from tests.support.kafka import KafkaCluster
@@ -124,6 +125,38 @@ def test_relocated_messages_keep_their_place(kafka: KafkaCluster, prefix: str, t
     assert len(calls) > QUICK // EVERY, "the kill was felt: calls under way were made again"
     assert first_calls(calls) == {f"chat-{n}": list(range(QUICK // EVERY // CHATS)) for n in range(CHATS)}
     check_calls(calls, killed_at, 0.45)
+
+
+def test_a_relocated_message_that_cannot_be_read_yet_keeps_its_place(kafka: KafkaCluster, prefix: str) -> None:
+    """The transaction that relocated it has ended, and its end has not reached `parked` yet: held up here as long as needed.
+
+    A new owner waits for it before it begins a later message of the conversation; other tasks go on.
+    """
+    broker = kafka.bootstrap_servers
+    apply_topics(broker, prefix)
+    partition = owner_partition("bot", partition_count(broker, f"{prefix}tasks"))
+    earlier, later = (
+        json.dumps({"id": name, "type": "agent", "target": "bot", "payload": 1, "metadata": {"orderingKey": "chat"}})
+        for name in ("earlier", "later")
+    )
+    other = json.dumps({"id": "other", "type": "agent", "target": "bot", "payload": 2})
+    relocating = Producer({"bootstrap.servers": broker, "transactional.id": f"{prefix}relocating"})
+    relocating.init_transactions(30)
+    relocating.begin_transaction()
+    headers = [("parallax-agent", b"bot"), ("parallax-task", b"earlier"), ("parallax-order", b"tasks/0")]
+    relocating.produce(f"{prefix}parked", earlier, b"bot", partition=partition, headers=headers)
+    assert relocating.flush(30) == 0
+    with instant_agent() as (_, endpoint), stopping(start_worker(broker, prefix, *OPTIONS)):
+        register(broker, prefix, {"id": "bot", "endpoint": endpoint, "limits": AT_ONCE})
+        results = Tap(broker, f"{prefix}results")
+        produce(
+            broker, f"{prefix}tasks", [(b"bot", other.encode()), (b"bot", later.encode())], partitioner="murmur2_random"
+        )
+        found = results.until(2, 4)
+        relocating.commit_transaction(30)
+        found += results.until(3 - len(found), 30)
+        results.close()
+    assert [json.loads(row.value())["taskId"] for row in found] == ["other", "earlier", "later"]
 
 
 def message(number: int) -> tuple[bytes, bytes]:

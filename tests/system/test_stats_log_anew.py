@@ -1,4 +1,4 @@
-"""`data-points` made anew, while statistics run or are stopped: every point of both logs is counted, once."""
+"""`data-points` made anew, or trimmed: every point that is there is counted, once, and what is lost is reported, once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
+from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from streams.settings import Settings
@@ -96,3 +97,35 @@ async def test_points_of_a_topic_made_anew_are_counted(
 def _counted(keeper: StatsSupervisor, count: int) -> bool:
     counters = keeper.counters()
     return counters is not None and counters["points"] >= count
+
+
+async def test_points_that_retention_removed_are_reported_once(
+    kafka: KafkaCluster, prefix: str, settings_for: SettingsFor
+) -> None:
+    """Nothing comes after them for a while, so no later point moves the commit offset beyond them."""
+    broker, topic = kafka.bootstrap_servers, f"{prefix}data-points"
+    settings = settings_for(kafka, session_timeout=6000, instance_id="w1")
+    await asyncio.to_thread(apply_topics, broker, prefix)
+    points = fleet(5, 300, 4, int(time.time() * 1000) - 60_000, step_ms=10)
+    keeper = await started(settings)
+    await produce(broker, topic, points[:200])
+    await until(lambda: _counted(keeper, 200), 60)
+    await keeper.stop()
+    await produce(broker, topic, points[200:250])
+    admin = AdminClient({"bootstrap.servers": broker})
+    everything = [
+        TopicPartition(topic, number, -1) for number in range(len(admin.list_topics(topic).topics[topic].partitions))
+    ]
+    for future in admin.delete_records(everything).values():
+        future.result(30)
+    for expired in (50, 0):
+        keeper = await started(settings)
+        try:
+            await until(keeper.partition_statuses, 30)
+            assert (keeper.counters() or {})["expired"] == expired
+        finally:
+            await keeper.stop()
+    keeper = await started(settings)
+    await produce(broker, topic, points[250:])
+    await until(lambda: _counted(keeper, 50), 60)
+    await keeper.stop()

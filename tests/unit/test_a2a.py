@@ -88,6 +88,25 @@ def test_status_message_stands_in_for_missing_artifacts() -> None:
     assert found.value == 2
 
 
+@pytest.mark.parametrize("role", ["agent", "ROLE_AGENT"])
+def test_the_agents_last_message_stands_in_for_a_missing_answer(role: str) -> None:
+    """Agents that only report progress leave their answer there; what the user said last is no answer."""
+    said = {"role": role, "parts": [{"data": {"value": 2, "confidence": 1}}]}
+    asked = {"role": "user", "parts": [{"text": "4"}]}
+    ended = task(artifacts=[], history=[asked, said])
+    found = outcome(ended, Reading())
+    assert isinstance(found, Answer)
+    assert found.value == 2
+    with pytest.raises(BadResponse, match="no parts"):
+        outcome(task(artifacts=[], history=[said, asked]), Reading(default=0.5))
+
+
+def test_a_path_may_lead_where_no_answer_was_looked_for() -> None:
+    """A finished task without artifacts."""
+    reading = Reading(compile_path("valuePath", "metadata.v"), default=0.5)
+    assert outcome(task(artifacts=[], metadata={"v": 7}), reading) == Answer(7, 0.5, {"v": 7})
+
+
 def test_paths_look_into_the_whole_task() -> None:
     """Wherever the agent puts them."""
     reading = Reading(

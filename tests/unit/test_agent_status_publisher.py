@@ -68,7 +68,7 @@ class Rig(Dispatching):
     def dial(self, status: str, why: str = "") -> None:
         """The same, seen by the keeper as the table tells it."""
         self.gateway(status, why)
-        self.keeper.tell("a1", self.handler.callers.get("a1"))
+        self.keeper.publish("a1", self.handler.callers.get("a1"))
 
     async def failed(self, *offsets: int) -> None:
         """Calls that fail."""
@@ -138,7 +138,7 @@ async def test_a_circuit_is_told_with_its_end() -> None:
     rig.transport.script.append(ServerError("500"))
     rig.take(0, metadata={"retries": 0})
     await rig.result(0)
-    rig.keeper.tell("a1", rig.caller)
+    rig.keeper.publish("a1", rig.caller)
     assert rig.records[-1].circuit == "open"
     assert 0 < (rig.records[-1].open_until or 0) - rig.records[-1].at <= 200
     await asyncio.sleep(0.25)

@@ -137,7 +137,7 @@ def test_channels_are_the_public_topics_as_they_are_created(prefix: str, cluster
     """Name, partitions and settings are what `parallax topics apply` makes; what users neither write nor read is left out."""
     channels = document(prefix, cluster)["channels"]
     kafka = {channel["address"]: channel["bindings"]["kafka"] for channel in channels.values()}
-    internal = {full_name(t.name, prefix) for t in TOPICS if "users" not in f"{t.written_by}, {t.read_by}".split(", ")}
+    internal = {full_name(t.name, prefix) for t in TOPICS if not (t.users_write or t.users_read)}
     topics = {topic.name: topic for topic in wanted(prefix)}
     assert kafka.keys() == topics.keys() - internal
     assert internal == {

@@ -5,19 +5,19 @@ from __future__ import annotations
 import sys
 from array import array
 
-from streams.rules.dispatch.backlog import Backlog, Waiting, id_hash
+from streams.rules.dispatch.backlog import Backlog, BacklogEntry, id_hash
 from tests.support.memory import held
 
 NEVER = float("inf")
 
 
-def waiting(offset: int, **fields: object) -> Waiting:
+def waiting(offset: int, **fields: object) -> BacklogEntry:
     """A task without a deadline whose order is its offset."""
     found = {"source": "tasks", "offset": offset, "order": float(offset), "priority": 0, "deadline": NEVER}
-    return Waiting(**{**found, "task_hash": offset, **fields})  # type: ignore[arg-type]
+    return BacklogEntry(**{**found, "task_hash": offset, **fields})  # type: ignore[arg-type]
 
 
-def offsets(tasks: list[Waiting]) -> list[int]:
+def offsets(tasks: list[BacklogEntry]) -> list[int]:
     """Of these records."""
     return [task.offset for task in tasks]
 
@@ -31,7 +31,7 @@ def test_what_is_put_in_comes_out_unchanged() -> None:
     ]
     for leave in (
         lambda backlog, task: backlog.take_records(task.source, frozenset((task.offset,))),
-        lambda backlog, task: backlog.take_task(task.task_hash),
+        lambda backlog, task: backlog.take_tasks({task.task_hash}),
     ):
         backlog = Backlog()
         for task in tasks:
@@ -70,7 +70,7 @@ def test_deadlines_in_any_order_are_each_found_once() -> None:
     assert backlog.take_expired(9.9) == []
     assert sorted(offsets(backlog.take_expired(10.0))) == [2, 5]
     assert backlog.take_expired(10.0) == []
-    assert offsets(backlog.take_task(4)) == [4]
+    assert offsets(backlog.take_tasks({4})) == [4]
     assert backlog.take_expired(29.0) == []
     backlog.add(waiting(6, deadline=29.5))
     assert sorted(offsets(backlog.take_expired(31.0))) == [1, 6]

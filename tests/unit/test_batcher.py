@@ -9,7 +9,7 @@ import pytest
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from schemas.partitioning import partition_for
-from streams.engine.batcher import BATCH_BYTES, DEFAULT_LIMIT, LEAST_LIMIT, Batcher, TooLarge
+from streams.engine.batcher import BATCH_BYTES, DEFAULT_LIMIT, LEAST_LIMIT, Batcher, OutputTooLarge
 from streams.rules.records import Output
 
 
@@ -74,7 +74,7 @@ async def test_batches_stay_below_a_topic_with_a_low_limit() -> None:
 async def test_no_form_small_enough_is_an_error() -> None:
     """It cannot be written and must not be dropped without a word."""
     huge = out("results", "a", 3_000_000, out("results", "a", 2_000_000))
-    with pytest.raises(TooLarge):
+    with pytest.raises(OutputTooLarge):
         await Batcher("p.").send(Producer(), [huge])  # type: ignore[arg-type]
 
 
@@ -83,7 +83,7 @@ def test_a_refusal_lowers_what_is_thought_to_be_allowed() -> None:
     batcher = Batcher("p.", {"results": 200_000})
     batcher.lower_limits()
     assert batcher.fitting(out("results", "a", 99_000)).size > 99_000
-    with pytest.raises(TooLarge):
+    with pytest.raises(OutputTooLarge):
         batcher.fitting(out("results", "a", 101_000))
     for _ in range(10):
         batcher.lower_limits()

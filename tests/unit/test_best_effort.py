@@ -21,7 +21,7 @@ async def test_what_they_raise_is_nobodys_failure() -> None:
         raise ValueError("no")
 
     requests = BestEffortRequests()
-    requests.say("x", fail)
+    requests.start("x", fail)
     await said.wait()
     await requests.close()
 
@@ -37,7 +37,7 @@ async def test_no_more_than_so_many_are_under_way() -> None:
 
     requests = BestEffortRequests(max_under_way=3)
     for _ in range(10):
-        requests.say("x", wait)
+        requests.start("x", wait)
     await asyncio.sleep(0)
     assert begun == 3
 
@@ -55,8 +55,8 @@ async def test_close_waits_a_moment_and_then_stops_them() -> None:
             raise
 
     requests = BestEffortRequests()
-    requests.say("x", lambda: speak("quick", 0.01))
-    requests.say("x", lambda: speak("slow", 60))
+    requests.start("x", lambda: speak("quick", 0.01))
+    requests.start("x", lambda: speak("slow", 60))
     async with asyncio.timeout(10):
         await requests.close()
     assert ends == ["quick", "slow cut"]
@@ -70,11 +70,11 @@ async def test_each_has_its_time() -> None:
         said.set()
 
     requests = BestEffortRequests(max_under_way=1)
-    requests.say("x", asyncio.Event().wait)
+    requests.start("x", asyncio.Event().wait)
     await asyncio.sleep(best_effort.TIMEOUT_S - 0.1)
-    requests.say("x", speak)
+    requests.start("x", speak)
     await asyncio.sleep(0.2)
     assert not said.is_set()
-    requests.say("x", speak)
+    requests.start("x", speak)
     await requests.close()
     assert said.is_set()

@@ -85,9 +85,9 @@ def test_few_outcomes_make_no_table_and_merged_parts_equal_the_whole() -> None:
         parts.merge(filled(values[start : {0: 200, 200: 350, 350: 500}[start]]))
     assert parts == filled(values)
     assert parts.brier() == pytest.approx(sum((c - s) ** 2 for c, s in values) / 500, abs=1e-4)
-    taken = filled(values)
-    taken.add(*values[7], -1)
-    assert taken == filled(values[:7] + values[8:])
+    changed = filled(values)
+    changed.correct(values[7][0], not values[7][1])
+    assert changed == filled([*values[:7], (values[7][0], not values[7][1]), *values[8:]])
 
 
 def _point(offset: int, confidence: float, success: bool, task_id: str, feedback: bool = False) -> ConfidenceDataPoint:
@@ -193,3 +193,42 @@ def test_an_agents_calibration_is_published_as_it_grows_and_read_by_dispatch() -
     table.apply(cast("Any", SimpleNamespace(value=None, key=b"a", headers=(), offset=2)))
     assert table.of("a", 0.9) is None
     assert calibration_message("a", state.calibrations("a"), [0.0] * 21).count == 17
+
+
+def test_a_verdict_may_change_after_all_counts_were_halved() -> None:
+    """The only outcome of its bin, and one of three: what is left of them is never negative."""
+    series = _series()
+    rare = [_point(n, 0.3 + n / 20, True, f"r{n}", feedback=True) for n in (0, 1, 1, 1)]
+    for offset in range(3997):
+        series.apply(_point(offset, 0.9, True, f"t{offset}", feedback=True), offset, {}.get)
+    for offset, point in enumerate(rare, 3997):
+        series.apply(point.model_copy(update={"task_id": f"r{offset}"}), offset, {}.get)
+    assert series.calibration.count == 1999
+    for offset, point in enumerate(rare, 3997):
+        again = point.model_copy(update={"task_id": f"r{offset}", "success": False})
+        series.apply(again, offset + 4, {}.get)
+    series.apply(_point(9, 0.3, False, "last", feedback=True), 4010, {}.get)
+    bins = {round(b.confidence, 2): (b.count, b.rate) for b in series.calibration.bins()}
+    assert bins == {0.3: (1, 0.0), 0.35: (1, 0.0), 0.9: (1998, 1.0)}
+    table = series.calibration.table()
+    assert table is not None
+    assert calibration_message("a", series.calibration, table).success_rate == 1998 / 2000
+
+
+def test_halved_counts_keep_their_means() -> None:
+    """Bins with few outcomes among thousands, halved again and again."""
+    rng, found = random.Random(5), Calibration()
+    for number in range(40_000):
+        confidence = rng.choice((0.05, 0.2, 0.4)) if number % 400 == 0 else 0.97
+        found.add(confidence, rng.random() < confidence)
+        if found.count > 4000:
+            found.fade()
+    assert {round(b.confidence, 2) for b in found.bins()} == {0.05, 0.2, 0.4, 0.97}
+    assert 0.025 < found.brier() < 0.04
+    assert abs(found.gap()[0]) < 0.02
+
+
+def test_broken_counts_of_earlier_versions_are_read() -> None:
+    """More successes than outcomes, fewer than none, and a sum of more than the outcomes can have stated."""
+    read = Calibration.from_json([[[0, 0, -1, 4], [4, 1, -1, 3000], [6, 2, 3, 40_000], [18, 9, 8, 81_000]], 0, 0, 0])
+    assert [(b.count, b.confidence, b.rate) for b in read.bins()] == [(1, 0.3, 0.0), (2, 1.0, 1.0), (9, 0.9, 8 / 9)]

@@ -9,11 +9,13 @@ import pytest
 import uvloop
 
 from agents_io.calling.pending_call import PendingCall
+from agents_io.calling.rules.adaptive import AimdLimit
 from agents_io.calling.rules.agent_queue import AgentQueue
 from agents_io.calling.rules.breaker import BreakerConfig
 from agents_io.calling.rules.limiter import SlidingWindow
 from agents_io.calling.rules.retry import RetryConfig
 from agents_io.errors import AgentError, CallTimeout, Cancelled, ConnectionFailed, Expired, RateLimited, ServerError
+from agents_io.rules.statuses import StillRunning
 from agents_io.transport import Answer, Call, Transport
 from schemas.messages import AgentRegistration
 from tests.support.caller_rig import CallerRig, CallsOnly
@@ -190,6 +192,20 @@ async def test_a_wish_to_be_called_later_uses_up_no_attempt() -> None:
     run = rig.submit(max_retries=0)
     assert await rig.ended() == [OK]
     assert (run.calls, run.attempts) == (3, 0)
+
+
+async def test_a_task_that_still_runs_pauses_no_other() -> None:
+    """409 with Retry-After: it waits by itself; the agent takes other tasks, and shows no overload."""
+    rig = CallerRig(Scripted(StillRunning("409", retry_after_s=20.0), OK))
+    rig.queue.adaptive = AimdLimit(10)
+    rig.submit("repeated", max_retries=0)
+    await until(lambda: rig.retries == [20.0])
+    begun = rig.now
+    rig.submit("other")
+    assert await rig.ended() == [OK]
+    assert (rig.now - begun < 1.0, rig.queue.concurrency) == (True, 10)
+    assert await rig.ended(2) == [OK, OK]
+    assert rig.now - begun == pytest.approx(20.0, abs=1.0)
 
 
 async def test_an_error_without_such_a_wish_uses_up_attempts() -> None:

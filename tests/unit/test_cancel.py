@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from agents_io.errors import ServerError
+from streams.rules.dispatch.backlog import Backlog
 from tests.support.dispatching import AGENT, Dispatching
 from tests.support.wait import until
 
@@ -140,3 +141,28 @@ async def test_every_task_of_the_id_is_cancelled(make: Make) -> None:
     await ended(one, 0)
     await ended(one, 1)
     await until(lambda: one.transport.tasks == ["t", "t", "u", "u"])
+
+
+async def test_many_cancels_at_once_search_what_waits_on_the_topic_once(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search for each would go through the whole backlog each time, and hold up the worker for seconds."""
+    searches: list[int] = []
+    take_tasks = Backlog.take_tasks
+
+    def counted(self: Backlog, task_hashes: Any) -> Any:
+        searches.append(len(task_hashes))
+        return take_tasks(self, task_hashes)
+
+    monkeypatch.setattr(Backlog, "take_tasks", counted)
+    one = make(dispatch={"max_held_bytes": 1})
+    for offset in range(100):
+        one.take(offset, payload=offset)
+    await until(lambda: one.transport.tasks == ["t0"])
+    assert one.resting == 99
+    for offset in range(1, 51):
+        cancel(one, f"t{offset}")
+    for offset in range(1, 51):
+        await ended(one, offset)
+    assert searches == [50]
+    assert (one.resting, one.transport.tasks) == (49, ["t0"])

@@ -25,6 +25,7 @@ from streams.statistics.registered import RegisteredDetectors
 from streams.statistics.state import thresholds_of
 
 SERIES = SeriesId("a", "p", "agent")
+START = Moment(0, 0, 0)
 USES = sorted(CATALOGUE)
 
 
@@ -205,17 +206,17 @@ def test_detectors_of_a_registration_keep_their_state_through_a_restart() -> Non
     specs: tuple[DetectorSpec, ...] = parse_specs(["river.drift.ADWIN"])
     points = made(4, 900)
     one = Detectors(SERIES, Thresholds())
-    one.choose(specs)
+    one.choose(specs, START)
     whole = run(one, points)
     other = Detectors(SERIES, Thresholds())
-    other.choose(specs)
+    other.choose(specs, START)
     parts = run(other, points[:430])
     for _ in range(2):  # twice without a point in between: what is not claimed yet is kept
         other = Detectors.from_json(json.loads(json.dumps(other.to_json())), SERIES, Thresholds())
-    other.choose(specs)
+    other.choose(specs, START)
     assert parts + run(other, points[430:], 430) == whole
     assert chosen(whole, "river.drift.ADWIN")
-    other.choose(())
+    other.choose((), START)
     assert chosen(run(other, made(5, 900), 900), "river.drift.ADWIN") == []
     assert not any("/" in key for key in other.alarms.firing)
 
@@ -254,6 +255,19 @@ def test_the_state_tells_what_the_agents_topic_said_only_through_apply() -> None
     assert {anomaly.agent_id for anomaly in chosen(found, "river.drift.ADWIN")} == {"a"}
     kinds = {kind for kind, _ in state.counters()["firing"]}
     assert not any("/" in kind for kind in kinds)
+    series = state.of_agent("a")[0].series
+    for index in range(1200, 3000):
+        state.apply(
+            point.model_copy(update={"agent_id": "a", "confidence": 0.9 - index // 150 % 2 * 0.6}), 0, 2 * index
+        )
+        if any(key.startswith("drift/") and not key.startswith("drift//") for key in series.detectors.alarms.firing):
+            break
+    asked.clear()
+    series.anomalies.clear()
+    for offset in (2 * index, 2 * index + 2):  # one that was counted, and a new one
+        state.apply(point.model_copy(update={"agent_id": "a"}), 0, offset)
+        ended = [a.details.window for a in chosen(series.anomalies, "river.drift.ADWIN")]
+        assert ended == (["this detector is no longer chosen"] if offset > 2 * index else [])
 
 
 def test_a_worker_without_statistics_does_not_import_river() -> None:
@@ -334,3 +348,41 @@ async def test_anomalies_after_kills_equal_those_of_an_undisturbed_run_with_rive
     assert await _folded(points, limits, kills=True) == undisturbed
     found = "".join(undisturbed.values())
     assert all(use in found for use in ("ADWIN", "PageHinkley", "GaussianScorer", "OneClassSVM", "sudden_drop"))
+
+
+def test_a_registered_detector_sees_the_pattern_it_names() -> None:
+    """As one of the settings does."""
+    other = parse_specs({"mine": {"use": "river.drift.ADWIN", "pattern": "q"}})
+    detectors = Detectors(SERIES, Thresholds())
+    detectors.choose(other, START)
+    assert chosen(run(detectors, made(1, 1200)), "river.drift.ADWIN") == []
+    mine = parse_specs({"mine": {"use": "river.drift.ADWIN", "pattern": "p"}})
+    detectors = Detectors(SERIES, Thresholds())
+    detectors.choose(mine, START)
+    assert chosen(run(detectors, made(1, 1200)), "river.drift.ADWIN")
+
+
+@pytest.mark.parametrize("from_settings", [True, False], ids=["setting", "registration"])
+@pytest.mark.parametrize("restarts", [0, 1, 2])
+def test_an_episode_ends_with_its_detector(from_settings: bool, restarts: int) -> None:
+    """It is no longer chosen, in the same process or after a restart: no later point could end the episode."""
+    specs = parse_specs({"mine": "river.drift.ADWIN"})
+    limits = Thresholds(chosen=specs) if from_settings else Thresholds()
+    registered = () if from_settings else specs
+    detectors = Detectors(SERIES, limits)
+    detectors.choose(registered, START)
+    points = made(4, 900)
+    for index, (value, success, bucket) in enumerate(points):
+        detectors.observe(value, Moment(0, index, index * 1000), success, bucket)
+        if "drift/mine" in detectors.alarms.firing:
+            break
+    episode = detectors.alarms.firing["drift/mine"].id
+    if restarts or from_settings:
+        for _ in range(max(restarts, 1)):  # a setting changes with a restart only
+            detectors = Detectors.from_json(json.loads(json.dumps(detectors.to_json())), SERIES, Thresholds())
+    found = detectors.choose((), Moment(0, 901, 901_000))
+    assert [(a.id, a.state, a.detected_at, a.details.detector) for a in found] == [
+        (episode, "resolved", 901_000, "mine")
+    ]
+    assert not any(spell.covers(2000) for spell in detectors.alarms.spells["drift/mine"])
+    assert detectors.choose((), Moment(0, 902, 902_000)) == []

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from streams.cli import patience
-from streams.cli.workers import Found
+from streams.cli.workers import FoundWorkers
 from streams.settings import Settings
 
 pytestmark = pytest.mark.virtual_time
@@ -19,9 +19,9 @@ def told(monkeypatch: pytest.MonkeyPatch, *reasons: str | None) -> list[list[str
     """Workers that give these reasons one after the other, the last for ever; the ids that they are asked after."""
     asked: list[list[str]] = []
 
-    async def workers(_: Settings, given: Sequence[str]) -> Found:
+    async def workers(_: Settings, given: Sequence[str]) -> FoundWorkers:
         asked.append([])
-        return Found([], ["http://w"], {})
+        return FoundWorkers([], ["http://w"], {})
 
     async def ask_each(_: Settings, urls: Sequence[str], path: str) -> list[tuple[str, Any, str]]:
         name = path.removeprefix("/api/v1/tasks/").removesuffix("/waiting")

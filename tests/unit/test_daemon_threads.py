@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from agents_io.protocols.functions import daemon_threads
-from agents_io.protocols.functions.daemon_threads import DaemonThreads
+from agents_io import daemon_threads
+from agents_io.daemon_threads import DaemonThreads
 
 
 def test_no_more_threads_than_allowed_and_no_work_is_lost() -> None:
@@ -71,7 +71,7 @@ def test_idle_threads_end(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_process_ends_while_one_hangs() -> None:
     """Python's own executor would wait for ever."""
     code = (
-        "import time; from agents_io.protocols.functions.daemon_threads import DaemonThreads\n"
+        "import time; from agents_io.daemon_threads import DaemonThreads\n"
         "p = DaemonThreads(1, 't'); p.submit(lambda: time.sleep(3600)); time.sleep(0.2); print('end')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30, check=False)

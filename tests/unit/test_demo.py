@@ -24,7 +24,7 @@ from schemas.codec import decode
 from schemas.messages import Task
 from streams.demo import agents, board, dev, models, stage, traffic, view
 from streams.demo.agents import DemoAgent
-from streams.demo.board import Board, Moment, task_id
+from streams.demo.board import Board, BoardEvent, task_id
 from streams.demo.children import Child, ChildFailed, clean_environment
 from streams.demo.models import BAD_AGENT, KINDS, NEUTRAL, RAMP, Classifier, Row, Sight
 from streams.demo.run import Demo, Script
@@ -236,7 +236,7 @@ def test_the_log_without_a_terminal_has_no_escapes() -> None:
     seen = Board([], ["a"])
     with view.View(Console(file=out, width=110), seen, 10) as shown:
         shown.head()
-        shown.tell(Moment(0, "circuit:open", "a", "5 failures"))
+        shown.tell(BoardEvent(0, "circuit:open", "a", "5 failures"))
         shown.tick(every_s=0)
     assert "* circuit:open  a  5 failures" in out.getvalue()
     assert "\x1b" not in out.getvalue()
@@ -259,7 +259,7 @@ def child(code: str, directory: Path) -> Child:
 async def test_a_child_that_ends_says_its_last_words(tmp_path: Path) -> None:
     """The error names it, its exit code and the last line it printed."""
     broken = child("import sys; sys.exit('no luck today')", tmp_path)
-    with pytest.raises(ChildFailed, match="it ended with code 1; it said: no luck today"):
+    with pytest.raises(ChildFailed, match="it ended with code 1; its last output: no luck today"):
         await broken.start(lambda line: line, 20)
     await broken.stop()
 

@@ -152,3 +152,39 @@ def test_the_event_says_what_the_original_documents() -> None:
     assert kind == "anomaly:detected"
     assert {"type", "agentId", "details", "anomalyId", "severity", "patternName"} == data.keys()
     assert data["details"]["detector"]
+
+
+@pytest.mark.parametrize("interval_ms", [10_000, 60_000, 600_000])
+def test_a_changed_check_interval_takes_effect(interval_ms: int) -> None:
+    """Whether it became longer or shorter: a series that scatters is found at the end of an interval of the new length."""
+    rng = random.Random(4)
+    detectors = Detectors(SERIES, Thresholds())
+    assert detect([0.9] * 3600, detectors) == []
+    written = json.loads(json.dumps(detectors.to_json()))
+    detectors = Detectors.from_json(written, SERIES, Thresholds(check_interval_ms=interval_ms))
+    found = detect([rng.choice((0.1, 0.9)) for _ in range(1300)], detectors, 3600)
+    [at] = of_type(found, "high_variance", "firing")
+    assert at <= 3600 + 60 + interval_ms // STEP_MS
+
+
+def test_an_idle_series_is_evaluated_once() -> None:
+    """A few points that a later one is to join: they are not evaluated again at each boundary, through restarts."""
+    detectors = Detectors(SERIES, Thresholds())
+    detect([0.9] * 63, detectors)
+    assert detectors.due_ms() == 120_000
+    assert detectors.evaluate_idle(Moment(0, 62, 62_000)) == []
+    assert detectors.due_ms() == -1
+    again = Detectors.from_json(json.loads(json.dumps(detectors.to_json())), SERIES, Thresholds())
+    assert again.due_ms() == -1
+    assert again.observe(0.9, Moment(0, 63, 63_000)) == []
+    assert again.due_ms() == 120_000
+
+
+@pytest.mark.parametrize(("step_ms", "end"), [(1000, "00:01:00"), (100_000, "00:07:00")], ids=["one", "several joined"])
+def test_an_alarm_of_a_check_interval_names_the_end_of_its_points(step_ms: int, end: str) -> None:
+    """Not that of the interval in which the next point came, an hour later."""
+    detectors = Detectors(SERIES, Thresholds())
+    for offset in range(5):
+        assert not detectors.observe(0.4, Moment(0, offset, offset * step_ms))
+    [found] = detectors.observe(0.4, Moment(0, 5, 3_600_000))
+    assert (found.type, found.details.window) == ("low_confidence", f"5 points to 1970-01-01T{end}.000Z")

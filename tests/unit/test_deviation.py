@@ -14,7 +14,7 @@ import pytest
 from schemas.messages import Anomaly
 from streams.detection_bench.candidates import judged
 from streams.detection_bench.judge import Alarm, judge
-from streams.detection_bench.labelled import FAMILIES, Labelled, Window, labelled, made
+from streams.detection_bench.labelled import FAMILIES, IncidentWindow, Labelled, labelled, made
 from streams.rules.detection.alarms import COOLDOWN_MOST, Alarms, Moment, SeriesId
 from streams.rules.detection.detectors import Detectors, Thresholds
 from streams.rules.detection.deviation import Deviation
@@ -291,7 +291,7 @@ def test_labels_are_reproducible_and_incidents_lie_in_their_windows() -> None:
 def test_the_judge_counts_an_incident_once_and_every_alarm_outside() -> None:
     """Alarms that follow each other closely are one."""
     points = tuple((index * STEP_MS, 0.5) for index in range(4000))
-    one = Labelled("x", points, (Window("drop", 1000, 1100), Window("spike", 3000, 3060)))
+    one = Labelled("x", points, (IncidentWindow("drop", 1000, 1100), IncidentWindow("spike", 3000, 3060)))
     alarms = [Alarm(10), Alarm(1004), Alarm(1050), Alarm(2000), Alarm(2010), Alarm(2500), Alarm(2700, "low")]
     row = next(judge("d", [(one, alarms)], ("medium", "high")))
     assert (row.incidents, row.found, row.false, row.delay) == (2, 1, 2, 5)

@@ -31,8 +31,10 @@ def kept(*batches: list[Output]) -> list[bytes]:
     for output in (output for batch in batches for output in batch):
         assert (output.topic, output.partition) == ("state", 0)
         assert BY_NAME["state"].message is HomeState
-        decode(HomeState, output.value)
-        newest[output.key] = output.value or b""
+        newest.pop(output.key, None)
+        if output.value is not None:
+            decode(HomeState, output.value)
+            newest[output.key] = output.value
     return list(newest.values())
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agents_io.protocols.gateway.relay import RelayClient
-from agents_io.protocols.gateway.service import Arrival
+from agents_io.protocols.gateway.service import Arrival, NotNow
 from schemas.messages import AgentRegistration
 from streams.agents.registration_writer import NotWritten
 from streams.gateway.registry import GatewayRegistry
@@ -208,19 +208,22 @@ async def test_who_may_come(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert one.admit(arrival("k", "web")) == "agent_id: 'web' is registered with protocol http"
     assert one.admit(arrival("k", token="wrong")) == "authorization: the token is missing or wrong"
-    assert one.admit(arrival("k", "b", token="x")) == "its token cannot be checked now"
+    with pytest.raises(NotNow, match="its token cannot be checked now"):
+        one.admit(arrival("k", "b", token="x"))
     monkeypatch.setenv("PARALLAX_KAFKA__SASL_PASSWORD", "the pipeline's own")
     topic.agents["c"] = AgentRegistration.model_validate(
         {"id": "c", "endpoint": "gateway://c", "auth": {"env": "PARALLAX_KAFKA__SASL_PASSWORD"}}
     )
-    assert one.admit(arrival("k", "c", token="the pipeline's own")) == "its token cannot be checked now"
+    with pytest.raises(NotNow, match="its token cannot be checked now"):
+        one.admit(arrival("k", "c", token="the pipeline's own"))
     assert one.admit(arrival("k", token="s3cret")) is None
     assert one.admit(arrival("k", "new")) is None
     refused = await one.arrived(arrival("k", "new", capabilities=("",)))
     assert refused is not None
     assert refused.startswith("capabilities.0:")
     one.address = ""
-    assert await one.arrived(arrival("k", "new")) == "this worker is starting; try again"
+    with pytest.raises(NotNow, match="this worker is starting; try again"):
+        await one.arrived(arrival("k", "new"))
     assert topic.records == []
 
 
@@ -229,7 +232,8 @@ async def test_brokers_that_are_away_refuse_and_are_tried_again() -> None:
     topic = Topic()
     one, _ = registry(topic, "n1")
     topic.broken = True
-    assert await one.arrived(arrival("k1")) == "it could not be registered now; try again"
+    with pytest.raises(NotNow, match="it could not be registered now; try again"):
+        await one.arrived(arrival("k1"))
     assert not one.holds("a")
     topic.broken = False
     await one.arrived(arrival("k1"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agents_io.protocols.gateway.rules.session import MAX_FORGOTTEN, Full, NotOpen, Session, SessionConfig
+from agents_io.protocols.gateway.rules.session import MAX_FORGOTTEN, NotOpen, Session, SessionConfig, TooManyOutstanding
 
 
 def opened(**config: float) -> Session:
@@ -118,7 +118,7 @@ def test_open_and_forgotten_requests_are_bounded() -> None:
     session = opened(max_outstanding=2)
     session.begin("1")
     second = session.begin("2")
-    with pytest.raises(Full):
+    with pytest.raises(TooManyOutstanding):
         session.begin("3")
     session.abandon(second)
     for _ in range(MAX_FORGOTTEN):

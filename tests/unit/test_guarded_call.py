@@ -80,7 +80,7 @@ TABLE: dict[type[AgentError], tuple[bool, bool]] = {
     errors.ExecutionFailed: (True, True),
     errors.InternalError: (True, False),
 }
-NO_CALL = {AgentError, errors.CircuitOpen, errors.NoAgent, errors.Expired}
+NO_CALL = {AgentError, errors.NoAgent, errors.Expired}
 
 
 def test_the_table_is_whole() -> None:

@@ -258,3 +258,21 @@ def test_a_long_row_in_flight_is_no_blocker() -> None:
         ledger.done(offset)
     assert ledger.blocking_offsets(2) == []
     assert not ledger.full()
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_task_whose_agent_is_looked_up_moves_once_that_is_known(make: Make, known: bool) -> None:
+    """To its agent's queue, or among the tasks without an agent: there it may wait for long, and would hold the commit."""
+    one = make(dispatch={"await_agent": "always"})
+    one.agents.gate.clear()
+    if known:
+        one.agents.late["late"] = one.register(**AGENT | {"id": "late"}, **ONE_AT_A_TIME)
+        del one.agents.known["late"]
+        one.transport.gate.clear()
+    one.take(0, target="late")
+    one.handler.unblock("tasks", [0])
+    assert one.partition.ended == []
+    one.agents.gate.set()
+    await until(lambda: bool(one.partition.ended))
+    assert parked(one, 0).value == one.log["tasks", 0].value
+    assert len(one.partition.ended) == 1

@@ -6,8 +6,10 @@ import asyncio
 import os
 import resource
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -178,6 +180,28 @@ async def test_the_guard_looks_at_addresses_too_and_keeps_no_lookup() -> None:
 async def test_the_systems_lookup() -> None:
     """Addresses as text."""
     assert set(await system_lookup("localhost", 1)) & {"127.0.0.1", "::1"}
+
+
+async def test_hosts_whose_name_server_is_silent_hold_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of their lookups takes as long as the resolver is patient."""
+    given_up, real = threading.Event(), socket.getaddrinfo
+
+    def resolve(host: Any, *arguments: Any, **options: Any) -> Any:
+        if host.startswith("dead"):
+            given_up.wait(20)
+            raise socket.gaierror(-3, "Temporary failure in name resolution")
+        return real(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    dead = [asyncio.create_task(system_lookup(f"dead{n}.test", 1)) for n in range(50)]
+    await asyncio.sleep(0)
+    try:
+        async with asyncio.timeout(10):
+            assert await system_lookup("localhost", 1)
+    finally:
+        given_up.set()
+        ends = await asyncio.gather(*dead, return_exceptions=True)
+    assert all(isinstance(end, OSError) for end in ends)
 
 
 async def test_a_server_without_tls_is_a_failure_to_connect() -> None:

@@ -20,7 +20,7 @@ from agents_io.calling.rules.retry import RetryConfig
 from agents_io.transport import Transport
 from schemas.messages import AgentRegistration
 from streams.engine.instance_name import is_taken
-from streams.engine.lease import Lease
+from streams.engine.lease import SessionLease
 from tests.support.dispatching import FakeTransport
 from tests.support.wait import settle, until
 
@@ -54,9 +54,9 @@ class Coordinator:
         return SimpleNamespace(error_code=self.code)
 
 
-def watched(session_s: float) -> tuple[Lease, Coordinator]:
+def watched(session_s: float) -> tuple[SessionLease, Coordinator]:
     """A lease that a coordinator renews."""
-    lease, coordinator = Lease(session_s), Coordinator()
+    lease, coordinator = SessionLease(session_s), Coordinator()
     lease.watch(cast("AIOKafkaConsumer", SimpleNamespace(_coordinator=coordinator)))
     return lease, coordinator
 
@@ -106,7 +106,7 @@ async def test_another_consumer_begins_without_one() -> None:
     assert lease.valid(now)
     lease.watch(cast("AIOKafkaConsumer", SimpleNamespace(_coordinator=Coordinator())))
     assert not lease.valid(now)
-    alone = Lease(1.0)
+    alone = SessionLease(1.0)
     alone.watch(cast("AIOKafkaConsumer", SimpleNamespace(_coordinator=None)))
     assert alone.valid(now)
 
@@ -147,7 +147,7 @@ async def test_a_member_whose_name_is_anothers_does_not_join_again(
     async def replaced(consumer: Any) -> bool:
         return await is_taken(consumer)
 
-    lease, coordinator = Lease(60.0, replaced), Coordinator()
+    lease, coordinator = SessionLease(60.0, replaced), Coordinator()
     client = Client(*answers)
     named = vars(coordinator)
     named |= {"_group_instance_id": "w1", "member_id": "m", "coordinator_id": 1, "group_id": "g", "generation": 3}
@@ -169,7 +169,7 @@ async def test_an_earlier_consumer_of_this_worker_is_not_replaced_by_another_wor
         asked.append(consumer)
         return True
 
-    lease, coordinator = Lease(60.0, replaced), Coordinator()
+    lease, coordinator = SessionLease(60.0, replaced), Coordinator()
     lease.watch(cast("AIOKafkaConsumer", SimpleNamespace(_coordinator=coordinator)))
     lease.watch(cast("AIOKafkaConsumer", SimpleNamespace(_coordinator=Coordinator())))
     coordinator.code = 25

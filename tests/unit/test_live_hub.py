@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from streams.live import hub as hub_module
-from streams.live.hub import BATCH, MAX_WATCHERS, MOST, Full, Hub, Watcher
+from streams.live.hub import BATCH, MAX_WATCHERS, MOST, Hub, TooManyWatchers, Watcher
 from streams.live.reading import Taker
 from streams.rules.live.cursor import decode
 from streams.rules.live.query import WatchRequest
@@ -257,10 +257,10 @@ async def test_there_is_a_most_of_watchers_and_none_after_the_end() -> None:
     """The next is told why."""
     rig = Rig()
     watchers = [rig.hub.join(WatchRequest()) for _ in range(MAX_WATCHERS)]
-    with pytest.raises(Full, match="at most 20"):
+    with pytest.raises(TooManyWatchers, match="at most 20"):
         rig.hub.join(WatchRequest())
     rig.hub.leave(watchers[0])
     rig.hub.join(WatchRequest())
     await rig.hub.close()
-    with pytest.raises(Full, match="is stopping"):
+    with pytest.raises(TooManyWatchers, match="is stopping"):
         rig.hub.join(WatchRequest())

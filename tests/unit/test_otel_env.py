@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streams.rules.tracing.otel_env import BadOtel, Wanted, wanted
+from streams.rules.tracing.otel_env import BadOtel, ExportSettings, wanted
 
 BASE = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
 
@@ -28,10 +28,12 @@ def test_nothing_is_made_unless_somebody_asks(environ: dict[str, str]) -> None:
 def test_what_is_asked_for() -> None:
     """The variable of traces wins over the common one; what is shown has no secret; the protocol is HTTP unless said."""
     own = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://u:p@traces/v1/traces?key=s"}
-    assert wanted(BASE) == Wanted(("otlp",), "http/protobuf", "http://collector:4318", "OTEL_EXPORTER_OTLP_ENDPOINT")
-    assert wanted(BASE | own) == Wanted(("otlp",), "http/protobuf", "https://traces/v1/traces", next(iter(own)))
+    assert wanted(BASE) == ExportSettings(
+        ("otlp",), "http/protobuf", "http://collector:4318", "OTEL_EXPORTER_OTLP_ENDPOINT"
+    )
+    assert wanted(BASE | own) == ExportSettings(("otlp",), "http/protobuf", "https://traces/v1/traces", next(iter(own)))
     grpc = {"OTEL_TRACES_EXPORTER": "otlp, console", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
-    assert wanted(grpc) == Wanted(("otlp", "console"), "grpc", "http://localhost:4317", "OTEL_TRACES_EXPORTER")
+    assert wanted(grpc) == ExportSettings(("otlp", "console"), "grpc", "http://localhost:4317", "OTEL_TRACES_EXPORTER")
     over = BASE | grpc | {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"}
     assert (found := wanted(over)) is not None
     assert found.protocol == "http/protobuf"

@@ -13,6 +13,7 @@ from schemas.messages import PlanResult
 from streams.plans import handler
 from streams.plans.outcomes import PlanOutcomes
 from streams.rules.plans.run import PlanRun
+from streams.rules.source_record import HOPS_HEADER, STEP_HEADER
 from tests.support.coordinating import Coordinating, one, topics
 from tests.support.partition_fakes import intake
 from tests.support.plans import plan, task
@@ -93,3 +94,40 @@ async def test_a_bug_of_our_own_costs_one_plan_its_answer(
     it.restart()
     assert topics(it.plan(plan("x"))) == ["plan:duplicate"]
     assert topics(it.plan(plan("x", id="b"))) == ["plan:started", "tasks"]
+
+
+@pytest.mark.parametrize("name", [STEP_HEADER, HOPS_HEADER])
+@pytest.mark.parametrize("number", [b"9" * 5000, "\u0663".encode() * 5000])
+async def test_a_number_of_thousands_of_digits_in_a_header_costs_nothing(name: str, number: bytes) -> None:
+    """Python reads no such number; the plan begins, as with any other header that is not ours."""
+    it = Coordinating()
+    headers = ((name, number + b"/" + number if name == STEP_HEADER else number),)
+    assert "tasks" in topics(it.plan(plan("a"), headers=headers))
+
+
+async def test_a_plan_is_refused_if_it_is_too_large_with_its_templates() -> None:
+    """They are written with it as one record, which the broker would refuse again and again."""
+    it = Coordinating(plans={"max_plan_bytes": 2000})
+    it.templates["t"] = {"name": "t", "plan": {"tasks": [task("x") | {"payload": "x" * 1500}]}}
+    asked = {"id": "a", "type": "pattern", "target": "t", "payload": "y" * 500}
+    error = one(it.plan(plan(asked)), "plan-results")["error"]
+    assert error["code"] == "too_large"
+    assert "bytes with the templates it uses; at most 2000 are accepted" in error["message"]
+    assert "tasks" in topics(it.plan(plan(asked | {"payload": "y"}, id="q")))
+
+
+async def test_steps_that_begin_together_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has a copy of the answer before it: thousands of them would take all memory, of this worker and of the next."""
+    monkeypatch.setattr(handler, "MAX_BEGUN_BYTES", 10_000)
+    it = Coordinating()
+    others = [task(f"t{n}", dependencies=["a"]) for n in range(50)]
+    it.plan(plan("a", *others, maxConcurrency=50, continueOnError=True, kind="dag"))
+    told = it.step("p", 0, result="x" * 1000)
+    begun = [row for row in told if row["topic"] == "tasks"]
+    assert 4 <= len(begun) <= 5
+    for row in begun:
+        told = it.step("p", int(row["value"]["id"].rpartition("#")[2]))
+    result = one(told, "plan-results")
+    assert result["status"] == "success"
+    assert {step["error"]["code"] for step in result["results"] if step["status"] == "failure"} == {"too_large"}
+    assert "begin together" in result["results"][-1]["error"]["message"]

@@ -14,6 +14,7 @@ from streams.rules.plans.blueprint import UNBOUNDED_MS
 from streams.rules.plans.run import MAX_KEPT_BYTES, PlanRun
 from streams.rules.plans.step_graph import StepGraph
 from streams.rules.plans.step_ids import path_of, stem, task_id
+from streams.rules.plans.strategies import strategy_of
 from tests.support.plans import NOW, bad, finish, good, over, pattern, plan, result, run_of, starts, stops, task
 
 TWICE = {"name": "twice", "plan": {"kind": "sequential", "timeout": 100, "tasks": [task("one"), task("two")]}}
@@ -69,7 +70,8 @@ def test_what_comes_twice_or_too_late_or_was_never_begun_changes_nothing() -> No
 
 def test_a_level_by_itself_takes_each_end_once() -> None:
     """The second one counts for nothing: neither for what may start nor for the verdict."""
-    graph = StepGraph(run_of(plan("a", "b", "c", maxConcurrency=1)).plan)
+    blueprint = run_of(plan("a", "b", "c", maxConcurrency=1)).plan
+    graph = StepGraph(blueprint, strategy_of(blueprint))
     assert graph.begin().starts == [0]
     assert graph.ended(0, good()).starts == [1]
     for index in (0, 2):
@@ -189,6 +191,29 @@ def test_answers_beyond_what_a_plan_may_hold_are_let_go_and_referred_to() -> Non
     assert first["metadata"] == {"reference": {"topic": "results", "partition": 0, "offset": 7}}
     assert all(len(step["result"]) > 1000 for step in others)
     validate(PlanResult, result(run))
+
+
+@pytest.mark.parametrize("how", [{"strategy": "weighted"}, {"strategy": "all", "metadata": {"consensus": "best"}}])
+def test_a_pattern_whose_answer_was_let_go_fails_rather_than_answer_nothing(how: dict[str, Any]) -> None:
+    """A plan's result refers to the record of the step; the result of a pattern has nowhere to."""
+    within = plan("a", "b", "c", **how)
+    large = "x" * (MAX_KEPT_BYTES // 2 - 10)
+    alone = run_of(within)
+    ends = [good(large, 0.7), good(large, 0.6), good(large, 0.5)]
+    found = finish(alone, {(n,): end for n, end in enumerate(ends)})
+    assert (found["status"], found["confidence"], "result" in found) == ("success", 0.7, False)
+    assert found["results"][0]["metadata"]["reference"] == {"topic": "results", "partition": 0, "offset": 7}
+
+    sure = {"name": "sure", "plan": {name: value for name, value in within.items() if name != "id"}}
+    run = run_of(plan(pattern("q", "sure"), kind="sequential"), {"sure": sure})
+    ends = [good(large, 0.7), good(large, 0.6), good(large, 0.5)]
+    found = finish(run, {(0, n): end for n, end in enumerate(ends)})
+    assert found["status"] == "failure"
+    assert found["results"][0]["error"] == {
+        "code": "too_large",
+        "message": "pattern 'sure': the answers together are larger than a plan may hold",
+        "retryable": False,
+    }
 
 
 def test_a_pattern_is_a_plan_within_the_plan() -> None:

@@ -376,3 +376,17 @@ async def test_memory_that_is_not_understood_is_passed_over() -> None:
     await asyncio.sleep(15)
     assert len(ids(s)) in (1, 2)
     s.handler.close()
+
+
+async def test_a_number_of_thousands_of_digits_in_a_header_stops_nothing() -> None:
+    """Python reads no such number. Neither this owner nor the next stumbles over it, and what waits there is released."""
+    s = Scheduling()
+    value = s.record_schedule("s", **EVERY).value
+    assert s.take_schedule(b"s", value, ((FIRED_HEADER, b"9" * 5000),)) == []
+    await asyncio.sleep(15)
+    assert len(ids(s)) == 1
+    after = Scheduling(head=2, schedules=s.schedules)
+    after.take(7, "t1", 5.0)
+    await asyncio.sleep(15)
+    assert after.released() == ["t1"]
+    assert ids(after) != []

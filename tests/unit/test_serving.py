@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -247,6 +248,32 @@ async def test_one_run_per_key_also_after_the_answer() -> None:
         assert (await call({}, Idempotency_Key="k"))[2]["value"] == 1
         assert (await call({}, Idempotency_Key="other"))[2]["value"] == 2
         assert (await call({}))[2]["value"] == 3
+
+
+async def test_a_run_that_ignores_its_end_is_remembered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each would take a part of the memory for good."""
+    monkeypatch.setattr("agents_io.serving.runs.REMEMBER_BYTES", 1000)
+    runs = 0
+
+    @agent("a")
+    async def served(payload: Any) -> str:
+        nonlocal runs
+        runs += 1
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(payload["s"])
+        if payload["s"]:
+            await asyncio.sleep(0.1)
+        return "x" * 100
+
+    async with caller(served) as call:
+        for n in range(10):
+            assert (await call({"s": 5}, Idempotency_Key=f"k{n}", X_Request_Timeout_Ms="20"))[0] == 504
+            assert (await call({"s": 0}, Idempotency_Key=f"k{n}"))[0] == 200
+        await asyncio.sleep(0.2)
+        before = runs
+        for n in range(4, 10):
+            assert (await call({"s": 0}, Idempotency_Key=f"k{n}"))[0] == 200
+        assert runs == before
 
 
 async def test_a_plain_function_that_timed_out_is_joined_and_not_begun_again() -> None:

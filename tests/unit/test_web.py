@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from streams.engine.engine import Engine
 from streams.engine.event_sink import EventSink
-from streams.engine.expired_records import Expired, ExpiredRecords
+from streams.engine.expired_records import ExpiredRange, ExpiredRecords
 from streams.role import EngineRole
 from streams.rules.engine.record_ages import RecordAges
 from streams.settings import RoleName, Settings
@@ -60,7 +60,7 @@ async def test_expired_records_and_retention_are_shown_by_topic() -> None:
     web = WebServer(Settings(), registry)
     expired, ages = ExpiredRecords(["t.tasks", "t.parked"]), RecordAges[TopicPartition]()
     web.add(_Role("dispatch", renewals=0, expired=expired, ages=ages))
-    expired.committed({TopicPartition("t.tasks", 1): Expired(5, 9, 4)})
+    expired.committed({TopicPartition("t.tasks", 1): ExpiredRange(5, 9, 4)})
     ages.retention_ms = {"t.tasks": 90_000}
 
     def values(name: str) -> list[float | None]:

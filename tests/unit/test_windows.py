@@ -7,7 +7,7 @@ from typing import get_args
 
 from schemas.messages import Aggregate, ConfidenceDataPoint, Interval
 from streams.cli.stats import Interval as Option
-from streams.rules.windows.moments import Sample
+from streams.rules.windows.moments import PointSample
 from streams.rules.windows.windows import (
     INTERVALS,
     SIZES_MS,
@@ -43,7 +43,7 @@ class Fold:
         """Fold points at these times after noon; returns what was touched: interval, start after noon, closed, count."""
         for time_ms in times_ms:
             self.offset += 1
-            self.windows.apply(NOON + time_ms, Sample(_point(NOON + time_ms)), self.offset, self.archive.get)
+            self.windows.apply(NOON + time_ms, PointSample(_point(NOON + time_ms)), self.offset, self.archive.get)
         return self.flush()
 
     def flush(self) -> set[tuple[str, int, bool, int]]:
@@ -94,7 +94,7 @@ def test_only_late_points_are_called_late() -> None:
     """Within the minute's grace of the watermark a point is merely out of order."""
     windows = Windows(SPANS)
     times = [100_000, 70_000, 69_999, 100_000]
-    late = [windows.apply(NOON + t, Sample(_point(NOON + t)), n, lambda key: None) for n, t in enumerate(times)]
+    late = [windows.apply(NOON + t, PointSample(_point(NOON + t)), n, lambda key: None) for n, t in enumerate(times)]
     assert late == [False, False, True, False]
 
 
@@ -121,7 +121,7 @@ def test_the_clock_moves_the_retention_of_an_idle_series() -> None:
 def test_a_replayed_offset_changes_nothing() -> None:
     """The window knows the last offset in it."""
     window = Window()
-    sample = Sample(_point(NOON))
+    sample = PointSample(_point(NOON))
     assert window.observe(sample, 7)
     assert not window.observe(sample, 7)
     assert not window.observe(sample, 3)
@@ -131,8 +131,8 @@ def test_a_replayed_offset_changes_nothing() -> None:
 def test_the_record_of_a_window() -> None:
     """All figures of the contract, from two points."""
     window = Window()
-    window.observe(Sample(_point(NOON, 0.25)), 0)
-    window.observe(Sample(_point(NOON, 0.75)), 1)
+    window.observe(PointSample(_point(NOON, 0.25)), 0)
+    window.observe(PointSample(_point(NOON, 0.75)), 1)
     record = aggregate("a", "p", "agent", ("minute", NOON), window)
     assert Aggregate.model_validate(record).wire() == record
     assert record["windowEnd"] == "2026-11-22T12:01:00.000Z"

@@ -92,6 +92,7 @@ IN_PACKAGES = {
     "letters": "dead_letters, records",
     "parking_lot": "delay_queue",
     "roster": "agents_file",
+    "said": "shown, text, description, message",
     "shelf": "store",
     "told": "what was told: published, reported, status, data",
     "wish": "cancel_request, watch_request",
@@ -224,3 +225,23 @@ def test_no_module_gives_two_constants_one_name() -> None:
     assert assigned_twice(ast.parse("_A = (1,)\nB: int = 2\n_A = 3\n")) == ["_A"]
     found = {str(path): twice for path in sources() if (twice := assigned_twice(ast.parse(path.read_text())))}
     assert found == {}
+
+
+TWINS = {
+    "AgentDirectory", "Client", "Handle", "ScheduleDirectory",  # blocking, with the same names
+    "BadResponse", "ClientError", "ExecutionFailed", "ForbiddenTarget", "InternalError", "InvalidPlan", "NoAgent",
+    "RateLimited", "UnknownFunction", "Unsupported",  # a failure, and what the client raises for it
+    "Answer",  # what a function returns, and what a transport returns
+    "FakeAgent",  # over HTTP, and of every protocol
+}  # fmt: skip
+"""Classes that share a name on purpose."""
+
+
+def test_no_two_classes_share_a_name() -> None:
+    """Those of modules; a name that begins with an underscore is its module's own affair."""
+    found: list[str] = []
+    for path in sources():
+        if path.relative_to(ROOT).parts[0] in PACKAGES:
+            found += [node.name for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.ClassDef)]
+    public = [name for name in found if not name.startswith("_")]
+    assert {name for name in public if public.count(name) > 1} == TWINS

@@ -22,7 +22,7 @@ from agents_io.calling.rules.adaptive import AimdLimit
 from agents_io.calling.rules.breaker import Breaker, BreakerConfig, Outcome, Permit, Transition
 from agents_io.calling.rules.budget import RetryBudget
 from agents_io.calling.rules.limiter import SlidingWindow
-from agents_io.calling.rules.waiting_items import Entry, WaitingItems
+from agents_io.calling.rules.waiting_items import QueueEntry, WaitingItems
 
 T = TypeVar("T", bound=Hashable)
 Block = Literal["concurrency", "circuit_open", "rate_limited", "retry_after", "backoff"]
@@ -168,7 +168,7 @@ class AgentQueue(Generic[T]):
         if failed_probes:
             failed_probes = 0 if self.breaker.state(now) == "closed" else failed_probes
             self._has_failed_probes = failed_probes > 0 or self._has_failed_probes
-        entry = Entry(item, deadline, timeout_s, priority, not_before, retry, place, failed_probes)
+        entry = QueueEntry(item, deadline, timeout_s, priority, not_before, retry, place, failed_probes)
         self._waiting.add(entry, is_ready=not (not_before > now or retry))
 
     def poll(self, now: float) -> list[Attempt[T]]:
@@ -326,7 +326,7 @@ class AgentQueue(Generic[T]):
         """The breaker's transitions since the last call."""
         return self.breaker.take_transitions()
 
-    def _attempt(self, entry: Entry[T], permit: Permit, now: float) -> Attempt[T]:
+    def _attempt(self, entry: QueueEntry[T], permit: Permit, now: float) -> Attempt[T]:
         left_s = entry.deadline - now
         cut = left_s < entry.timeout_s
         timeout_s = left_s if cut else entry.timeout_s
@@ -351,7 +351,7 @@ class AgentQueue(Generic[T]):
             ready_at = _NEVER if delayed is None else delayed.not_before
         return max(ready_at, self.limiter.available_at(now), self.breaker.available_at(now))
 
-    def _next_ready(self, now: float) -> Entry[T] | None:
+    def _next_ready(self, now: float) -> QueueEntry[T] | None:
         """The entry with the next turn. Expired entries lose their turn here and are left to `expired`."""
         while (delayed := self._waiting.take_delayed(now)) is not None:
             # Behind an open circuit a retry reaches no agent, so it uses no budget.

@@ -15,7 +15,7 @@ T = TypeVar("T", bound=Hashable)
 _SLACK = 64
 
 
-class Entry(Generic[T]):
+class QueueEntry(Generic[T]):
     """A waiting item. `place`: the order of arrival; `retry`: its turn draws on the retry budget."""
 
     __slots__ = ("deadline", "failed_probes", "item", "not_before", "place", "priority", "retry", "timeout_s")
@@ -41,7 +41,7 @@ class Entry(Generic[T]):
         self.failed_probes = failed_probes  # 0 while the circuit is closed
 
 
-_Heap = list[tuple[float, int, int, Entry[T]]]
+_Heap = list[tuple[float, int, int, QueueEntry[T]]]
 
 
 class WaitingItems(Generic[T]):
@@ -49,7 +49,7 @@ class WaitingItems(Generic[T]):
 
     >>> waiting = WaitingItems()
     >>> for item, priority in (("a", 0), ("b", 1)):
-    ...     waiting.add(Entry(item, 30.0, 5.0, priority, 0.0, False, 1, 0), is_ready=True)
+    ...     waiting.add(QueueEntry(item, 30.0, 5.0, priority, 0.0, False, 1, 0), is_ready=True)
     >>> waiting.first_ready(0.0).item, waiting.first_deadline().item, waiting.first_ready(30.0)
     ('b', 'a', None)
     """
@@ -57,14 +57,14 @@ class WaitingItems(Generic[T]):
     __slots__ = ("_deadlines", "_delayed", "_probed", "_ready", "_serial", "by_item")
 
     def __init__(self) -> None:
-        self.by_item: dict[T, Entry[T]] = {}
+        self.by_item: dict[T, QueueEntry[T]] = {}
         self._ready: _Heap[T] = []  # by priority (highest first), then place
         self._probed: _Heap[T] = []  # items that have failed as probes, fewest failures first
         self._delayed: _Heap[T] = []  # by not_before
         self._deadlines: _Heap[T] = []
         self._serial = 0
 
-    def add(self, entry: Entry[T], *, is_ready: bool) -> None:
+    def add(self, entry: QueueEntry[T], *, is_ready: bool) -> None:
         """Add an item: ready, or delayed until its `not_before`."""
         if entry.item is None:
             raise ValueError("an entry without an item")
@@ -76,18 +76,18 @@ class WaitingItems(Generic[T]):
         if not isinf(entry.deadline):
             self._put(self._deadlines, entry.deadline, entry)
 
-    def put_ready(self, entry: Entry[T]) -> None:
+    def put_ready(self, entry: QueueEntry[T]) -> None:
         """Put an entry among those that are ready. Entries that failed as probes come after all others."""
         if entry.failed_probes:
             self._put(self._probed, entry.failed_probes, entry)
         else:
             self._put(self._ready, -entry.priority, entry)
 
-    def delay(self, entry: Entry[T]) -> None:
+    def delay(self, entry: QueueEntry[T]) -> None:
         """Put an entry among those that wait for their `not_before`."""
         self._put(self._delayed, entry.not_before, entry)
 
-    def first_ready(self, now: float) -> Entry[T] | None:
+    def first_ready(self, now: float) -> QueueEntry[T] | None:
         """The entry with the next turn. Expired entries lose their turn here, and stay among the deadlines."""
         for heap in (self._ready, self._probed):
             while (entry := _top(heap)) is not None:
@@ -96,11 +96,11 @@ class WaitingItems(Generic[T]):
                 heappop(heap)
         return None
 
-    def first_delayed(self) -> Entry[T] | None:
+    def first_delayed(self) -> QueueEntry[T] | None:
         """The entry with the earliest `not_before`."""
         return _top(self._delayed)
 
-    def take_delayed(self, now: float) -> Entry[T] | None:
+    def take_delayed(self, now: float) -> QueueEntry[T] | None:
         """Take out the entry with the earliest `not_before` if that has come. The caller puts it among the ready
         ones.
         """
@@ -110,7 +110,7 @@ class WaitingItems(Generic[T]):
         heappop(self._delayed)
         return entry
 
-    def first_deadline(self) -> Entry[T] | None:
+    def first_deadline(self) -> QueueEntry[T] | None:
         """The entry with the earliest deadline; None if no entry has one."""
         return _top(self._deadlines)
 
@@ -123,8 +123,7 @@ class WaitingItems(Generic[T]):
             if entry.item is not None:
                 self.put_ready(entry)
 
-    def leave(self, entry: Entry[T]) -> T:
-        """Remove the item."""
+    def leave(self, entry: QueueEntry[T]) -> T:
         item = entry.item
         assert item is not None  # noqa: S101 - only entries that wait get here
         del self.by_item[item]
@@ -156,7 +155,7 @@ class WaitingItems(Generic[T]):
         found = max(waiting, key=lambda row: row[:2], default=None)
         return None if found is None else found[2]
 
-    def _put(self, heap: _Heap[T], key: float, entry: Entry[T]) -> None:
+    def _put(self, heap: _Heap[T], key: float, entry: QueueEntry[T]) -> None:
         # A retry keeps its place, and its earlier entry may still be in the heap: the serial distinguishes them.
         self._serial += 1
         heappush(heap, (key, entry.place, self._serial, entry))
@@ -166,7 +165,7 @@ class WaitingItems(Generic[T]):
             heapify(heap)
 
 
-def _top(heap: _Heap[T]) -> Entry[T] | None:
+def _top(heap: _Heap[T]) -> QueueEntry[T] | None:
     """The first entry that still waits."""
     while heap:
         entry = heap[0][3]

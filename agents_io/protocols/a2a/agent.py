@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import yarl
 
-from agents_io.http.peer import Headers, Peer, Target
+from agents_io.http.peer import Headers, Peer, RequestTarget
 from agents_io.protocols.a2a.rules.bindings import Operation, request
 from agents_io.protocols.a2a.rules.card import CARD_PATHS, Card, Interface, binding_of, version_of, with_forms
 from agents_io.transport import Call
@@ -119,10 +119,10 @@ class A2aAgent(Peer):
         self.interface = interface
         self.streams = self.can_stream and interface.version == "0.3" and not self.blocking
 
-    def _at(self, interface: Interface, leaf: str) -> Target:
+    def _at(self, interface: Interface, leaf: str) -> RequestTarget:
         """A path below that of the interface, on the registered host, with the query of the interface or else of the endpoint."""
         path, _, query = interface.path.partition("?")
-        return Target(
+        return RequestTarget(
             yarl.URL.build(
                 scheme=self.base.scheme,
                 authority=self.base.raw_authority,
@@ -133,8 +133,8 @@ class A2aAgent(Peer):
         )
 
 
-def card_targets(base: yarl.URL) -> list[Target]:
+def card_targets(base: yarl.URL) -> list[RequestTarget]:
     """Where a card may be: under the endpoint, then at the host's root; each path once, with the endpoint's query."""
     places = dict.fromkeys(base.raw_path.rstrip("/") + "/" + path for path in CARD_PATHS)
     places |= dict.fromkeys("/" + path for path in CARD_PATHS)
-    return [Target(base.with_path(place, encoded=True, keep_query=True)) for place in places]
+    return [RequestTarget(base.with_path(place, encoded=True, keep_query=True)) for place in places]

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from agents_io.fakes.dress import text_of
 from agents_io.fakes.http import FakeAgent
-from agents_io.fakes.steps import Step
+from agents_io.fakes.steps import ScriptStep
 
 _NAMES = {"1.0": ("SendMessage", "GetTask", "CancelTask"), "0.3": ("message/send", "tasks/get", "tasks/cancel")}
 _REFUSALS = {
@@ -117,8 +117,8 @@ class FakeA2a(FakeAgent):
         if self.version == "0.3":
             return web.json_response({"message": error["message"]}, status=old)
         info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason, "domain": "a2a-protocol.org"}
-        said = {"code": new, "status": "SOME", "message": error["message"], "details": [info]}
-        return web.json_response({"error": said}, status=new)
+        refusal = {"code": new, "status": "SOME", "message": error["message"], "details": [info]}
+        return web.json_response({"error": refusal}, status=new)
 
     def payload_of(self, raw: bytes) -> Any:
         """The data part, else the text."""
@@ -133,7 +133,7 @@ class FakeA2a(FakeAgent):
         except orjson.JSONDecodeError:
             return parts[0]["text"]
 
-    def respond(self, step: Step, body: bytes, raw: bytes) -> web.Response:
+    def respond(self, step: ScriptStep, body: bytes, raw: bytes) -> web.Response:
         """A task with the body as its artifact, or a message."""
         text = text_of(step, body)
         if text is None:

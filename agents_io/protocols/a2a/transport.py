@@ -25,7 +25,7 @@ from agents_io.errors import (
     ServerError,
     Unsupported,
 )
-from agents_io.http.exchange import HttpExchange, header, said, status_error, unauthorized, within
+from agents_io.http.exchange import HttpExchange, check_authorized, header, shown_body, status_error, within
 from agents_io.http.peer import Peer
 from agents_io.per_agent import PerAgent
 from agents_io.protocols.a2a.agent import A2aAgent, card_targets
@@ -165,7 +165,9 @@ class A2aTransport:
             task_id = found.task_id
             try:
                 await asyncio.sleep(wait_s)
-                body = await self._ask(peer, interface, "get", {"id": task_id})
+                message = self._message(peer, interface, await self._ask(peer, interface, "get", {"id": task_id}))
+                if jsonrpc.error_of(message) is not None:
+                    self._judge(peer, interface, message)  # raises: the poll failed, not the task
             except (ConnectionFailed, RateLimited, ServerError) as error:
                 # The task continues while the server, or a proxy before it, is unreachable for a moment.
                 failed += 1
@@ -175,11 +177,13 @@ class A2aTransport:
                     raise
                 wait_s = pause_s
                 continue
+            except (NotOffered, OtherVersion):
+                raise  # it is sent once more, and answered by its stream
             except BaseException:  # cancelled, out of time or refused: it will not be polled again
                 self._give_up(peer, interface, task_id, call)
                 raise
             wait_s, failed = min(wait_s * POLL_GROWTH, POLL_MAX_S), 0
-            found = self._read(peer, interface, body)
+            found = self._judge(peer, interface, message)
         return found
 
     def _give_up(self, peer: A2aAgent, interface: Interface, task_id: str, call: Call) -> None:
@@ -206,7 +210,7 @@ class A2aTransport:
             # A server ends the stream when the executor raises; a proxy ends it after a long silence, and the task continues.
             if clock() - begun > BROKEN_EARLY_S:
                 return Pending(stream.task_id)
-            return await self._orphaned(peer, interface, stream.task_id)
+            return await self._orphaned(peer, interface, stream.task_id, call)
         except BaseException:
             if stream.task_id is not None:
                 self._give_up(peer, interface, stream.task_id, call)
@@ -223,7 +227,7 @@ class A2aTransport:
             raise ServerError("the agent's stream ended without a task")
         if stream.is_final:
             return Pending(stream.task_id)
-        return await self._orphaned(peer, interface, stream.task_id)
+        return await self._orphaned(peer, interface, stream.task_id, call)
 
     async def _from_stream(
         self, peer: A2aAgent, interface: Interface, params: dict[str, Any], call: Call
@@ -250,31 +254,34 @@ class A2aTransport:
         if not isinstance(found, Pending) or stream.task_id is None or clock() - begun > BROKEN_EARLY_S:
             return found
         try:  # its stream ended before it did, as in `_streamed`
-            return await self._orphaned(peer, interface, found.task_id)
+            return await self._orphaned(peer, interface, found.task_id, call)
         except (OtherVersion, NotOffered):
             self._forget(peer, interface, found.task_id)
             raise ServerError("the agent's stream ended before its task did") from None
-        except AgentError:
-            raise
-        except BaseException:
-            self._give_up(peer, interface, found.task_id, call)
-            raise
 
-    async def _orphaned(self, peer: A2aAgent, interface: Interface, task_id: str) -> Answer:
+    async def _orphaned(self, peer: A2aAgent, interface: Interface, task_id: str, call: Call) -> Answer:
         """Wait for the end of a task whose stream ended first; if it does not come soon, the agent no longer works on
         it.
         """
-        for _ in range(ORPHAN_LOOKS):
-            found = self._read(peer, interface, await self._ask(peer, interface, "get", {"id": task_id}))
-            if not isinstance(found, Pending):
-                return found
-            await asyncio.sleep(ORPHAN_WAIT_S)
+        try:
+            for _ in range(ORPHAN_LOOKS):
+                found = self._read(peer, interface, await self._ask(peer, interface, "get", {"id": task_id}))
+                if not isinstance(found, Pending):
+                    return found
+                await asyncio.sleep(ORPHAN_WAIT_S)
+        except asyncio.CancelledError:  # or out of time
+            self._give_up(peer, interface, task_id, call)
+            raise
         self._forget(peer, interface, task_id)
         raise ServerError("the agent stopped working on the task without an answer: its executor may have failed")
 
     def _read(self, peer: A2aAgent, interface: Interface, body: bytes) -> Answer | Pending:
         """What the body of a 2xx means."""
-        return self._judge(peer, interface, peer.parsed(body, lambda: response(interface, load_json(body))))
+        return self._judge(peer, interface, self._message(peer, interface, body))
+
+    def _message(self, peer: A2aAgent, interface: Interface, body: bytes) -> Any:
+        """The response in the body of a 2xx, in the form of JSON-RPC. Raises `BadResponse`."""
+        return peer.parsed(body, lambda: response(interface, load_json(body)))
 
     def _judge(self, peer: A2aAgent, interface: Interface, message: Any) -> Answer | Pending:
         """What a response means, in the form of JSON-RPC."""
@@ -289,7 +296,7 @@ class A2aTransport:
             raise
 
     def _forget(self, peer: A2aAgent, interface: Interface, task_id: str) -> None:
-        self._best_effort.say("a2a-cancel", lambda: self._ask(peer, interface, "cancel", {"id": task_id}))
+        self._best_effort.start("a2a-cancel", lambda: self._ask(peer, interface, "cancel", {"id": task_id}))
 
     async def _ask(
         self,
@@ -325,7 +332,7 @@ class A2aTransport:
                 if call is not None:
                     peer.unauthorized_status = None
                 raise error
-            raise status_error(reply, said(peer, body), body, peer, call)
+            raise status_error(reply, shown_body(peer, body), body, peer, call)
         except (OtherVersion, NotOffered, WrongParts):
             raise  # the next request does not need the card
         except ClientError:
@@ -384,8 +391,7 @@ class A2aTransport:
         else:
             if peer.fixed is not None and not jsonrpc.is_response(response(peer.interface, load_json(body))):
                 raise BadResponse("the response is not that of an A2A agent")
-        if peer.unauthorized_status is not None:
-            raise unauthorized(peer.unauthorized_status)
+        check_authorized(peer)
 
     async def close(self) -> None:
         await self._best_effort.close()

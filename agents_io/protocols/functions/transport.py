@@ -13,9 +13,9 @@ from collections.abc import Coroutine
 
 import structlog
 
+from agents_io.daemon_threads import DaemonThreads
 from agents_io.errors import AgentError, CallTimeout, ExecutionFailed, Expired, UnknownFunction, Unsupported
 from agents_io.protocols.functions.catalogue import CURRENT, Function, FunctionCall, Functions
-from agents_io.protocols.functions.daemon_threads import DaemonThreads
 from agents_io.protocols.functions.rules.results import read_result
 from agents_io.rules.answer import excerpt
 from agents_io.transport import MAX_ANSWER_BYTES, Answer, Call
@@ -113,10 +113,10 @@ def unknown(name: str) -> str:
 
 
 def _failed(error: BaseException) -> ExecutionFailed:
-    said = str(error)
+    text = str(error)
     return ExecutionFailed(
         f"the function raised {type(error).__name__}"
-        + (f": {excerpt(said.encode('utf-8', 'replace'))}" if said else "")
+        + (f": {excerpt(text.encode('utf-8', 'replace'))}" if text else "")
     )
 
 

@@ -22,7 +22,7 @@ import orjson
 from google.protobuf.json_format import MessageToDict
 
 from agents_io.fakes.http import FakeAgent, Received
-from agents_io.fakes.steps import Step
+from agents_io.fakes.steps import ScriptStep
 from agents_io.grpc.services import method
 from schemas.pb import gateway_pb2
 from schemas.pb.gateway_pb2 import AgentHeartbeat, AgentHello, AgentToControlPlane, TaskError, TaskRequest, TaskResult
@@ -41,7 +41,7 @@ class GatewayFakeAgent(FakeAgent):
     def __init__(
         self,
         agent_id: str,
-        steps: Step | Sequence[Step] = (),
+        steps: ScriptStep | Sequence[ScriptStep] = (),
         *,
         gateways: Sequence[str],
         token: str = "",
@@ -197,7 +197,7 @@ class GatewayFakeAgent(FakeAgent):
                 self._log.write(json.dumps(received.line()) + "\n")
                 self._log.flush()
 
-    async def _perform(self, step: Step, payload: Any, request_id: str, task_id: str) -> None:
+    async def _perform(self, step: ScriptStep, payload: Any, request_id: str, task_id: str) -> None:
         if step.delay_s > 0:
             await asyncio.sleep(step.delay_s)
         if step.kind == "reset":
@@ -206,15 +206,15 @@ class GatewayFakeAgent(FakeAgent):
             await asyncio.Event().wait()
         answer = AgentToControlPlane(request_id=request_id)
         if step.kind == "status":
-            said = step.body.decode("utf-8", "replace") if isinstance(step.body, bytes) else str(step.body)
-            answer.task_error.CopyFrom(TaskError(task_id=task_id, error_code=str(step.code), error_message=said))
+            message = step.body.decode("utf-8", "replace") if isinstance(step.body, bytes) else str(step.body)
+            answer.task_error.CopyFrom(TaskError(task_id=task_id, error_code=str(step.code), error_message=message))
         else:
             body = step.compute(payload) if step.compute is not None else step.body
             answer.task_result.CopyFrom(_result(step, body, task_id))
         self.say(answer)
 
 
-def _result(step: Step, body: Any, task_id: str) -> TaskResult:
+def _result(step: ScriptStep, body: Any, task_id: str) -> TaskResult:
     if step.kind == "huge":
         return TaskResult(task_id=task_id, value_json='"' + "x" * (step.size or HUGE_BYTES) + '"', confidence=0.5)
     if isinstance(body, bytes):

@@ -59,15 +59,19 @@ class Presence:
     outstanding: int
 
 
+class NotNow(Exception):
+    """The agent may connect, but not at the moment: it gets UNAVAILABLE with this sentence, and dials again."""
+
+
 class Registrar(Protocol):
     """Makes an agent known to all workers."""
 
     def admit(self, arrival: Arrival) -> str | None:
-        """None, or why it may not connect, as a sentence for the agent."""
+        """None, or why it may not connect, as a sentence for the agent. Raises `NotNow`."""
         ...
 
     async def arrived(self, arrival: Arrival) -> str | None:
-        """Make it known. None once every worker can find it, or why that failed, as a sentence for the agent."""
+        """Make it known. None once every worker can find it, or why it may not connect. Raises `NotNow`."""
         ...
 
     def changed(self, agent_id: str, key: str, status: Status) -> None:
@@ -240,25 +244,36 @@ class Gateway:
             session.counters.stray += 1
 
     async def _welcome(self, stream: Stream, hello: AgentHello, request_id: str, shown: str) -> None:
-        session = stream.session
-        why = session.hello(hello.agent_id, hello.heartbeat_interval_ms, time.monotonic())
-        if why is None:
-            arrival = Arrival(
-                session.key, hello.agent_id, hello.agent_name, tuple(hello.capabilities), dict(hello.metadata), shown
-            )
-            why = self._registrar.admit(arrival)
-            if why is None:
-                self._replace(stream)
-                why = await self._registrar.arrived(arrival)
-                session.heard(time.monotonic())  # this worker took too long
+        try:
+            why = await self._admitted(stream, hello, shown)
+        except NotNow as later:
+            self.refused += 1
+            stream.end(str(later), blame=False, code=grpc.StatusCode.UNAVAILABLE)
+            return
         if why is not None:
             self.refused += 1
             stream.end(why, blame=False, last=why)
             return
         ack = ServerAck(accepted=True, message="welcome", assigned_node_id=self.node)
         stream.send(ControlPlaneToAgent(request_id=request_id, ack=ack))
-        session.opened()
+        stream.session.opened()
         stream.ready.set()
+
+    async def _admitted(self, stream: Stream, hello: AgentHello, shown: str) -> str | None:
+        """None once every worker can find the agent, or why it may not connect. Raises `NotNow`."""
+        session = stream.session
+        why = session.hello(hello.agent_id, hello.heartbeat_interval_ms, time.monotonic())
+        if why is not None:
+            return why
+        arrival = Arrival(
+            session.key, hello.agent_id, hello.agent_name, tuple(hello.capabilities), dict(hello.metadata), shown
+        )
+        why = self._registrar.admit(arrival)
+        if why is None:
+            self._replace(stream)
+            why = await self._registrar.arrived(arrival)
+            session.heard(time.monotonic())  # this worker took too long
+        return why
 
     def _replace(self, stream: Stream) -> None:
         """The newest connection of an agent holds; an older one is closed with that reason."""

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from agents_io.protocols.gateway.rules.session import Full, NotOpen, Session, SessionConfig
+from agents_io.protocols.gateway.rules.session import NotOpen, Session, SessionConfig, TooManyOutstanding
 from schemas.pb.gateway_pb2 import AgentToControlPlane, CancelTask, ControlPlaneToAgent, Ping, ServerAck, TaskRequest
 
 GOODBYE_TIMEOUT_S = 2.0
@@ -63,7 +63,7 @@ class Stream:
                 request_id = self.session.begin(request.task_id)
             except NotOpen:
                 raise NotHere from None
-            except Full:
+            except TooManyOutstanding:
                 raise TooMany from None
             future: asyncio.Future[AgentToControlPlane] = asyncio.get_running_loop().create_future()
             self.waiting[request_id] = future

@@ -24,7 +24,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.wrappers_pb2 import Int32Value
 
 from agents_io.fakes.http import FakeAgent, Received
-from agents_io.fakes.steps import Step
+from agents_io.fakes.steps import ScriptStep
 from schemas.pb.confidence_pb2 import AgentRequest, Capabilities, ConfidenceResult, Health
 
 ENDLESS_BYTES = 8 * 1024 * 1024
@@ -55,7 +55,7 @@ class GrpcFakeAgent(FakeAgent):
 
     def __init__(
         self,
-        steps: Step | Sequence[Step] = (),
+        steps: ScriptStep | Sequence[ScriptStep] = (),
         *,
         health_by: Literal["own", "standard", "none"] = "own",
         credentials: grpc.ServerCredentials | None = None,
@@ -180,7 +180,7 @@ class GrpcFakeAgent(FakeAgent):
             yield await self._said(step, payload, received, context, begun=True)
 
     @contextmanager
-    def _noted(self, raw: bytes, context: Context) -> Iterator[tuple[Step, Any, Received]]:
+    def _noted(self, raw: bytes, context: Context) -> Iterator[tuple[ScriptStep, Any, Received]]:
         request = AgentRequest.FromString(raw)
         headers = {str(name): str(value) for name, value in context.invocation_metadata() or ()}
         key = headers.get("idempotency-key", "")
@@ -209,7 +209,7 @@ class GrpcFakeAgent(FakeAgent):
                 self._log.flush()
 
     async def _said(
-        self, step: Step, payload: Any, received: Received, context: Context, *, begun: bool = False
+        self, step: ScriptStep, payload: Any, received: Received, context: Context, *, begun: bool = False
     ) -> bytes:
         """The answer's bytes. `begun`: the head of it is sent already."""
         if step.delay_s > 0:

@@ -5,9 +5,9 @@ calls StreamAnalyze and takes the last result. The deadline goes along; a cancel
 retries, never lets gRPC retry, never accepts a compressed answer, and never shows a secret in an error. With a wall it resolves
 names itself, and a channel leads only to addresses that passed.
 
-  UNAVAILABLE, CANCELLED by the agent         connection (retry-after, grpc-retry-pushback-ms)
+  UNAVAILABLE, CANCELLED by the agent         connection (UNAVAILABLE: waits as long as it asks to)
   DEADLINE_EXCEEDED                           timeout
-  RESOURCE_EXHAUSTED                          rate_limited (retry-after, grpc-retry-pushback-ms)
+  RESOURCE_EXHAUSTED                          rate_limited (waits as long as it asks to: RetryInfo, retry-after and the like)
     the answer is above our cap               too_large
     the task is above the agent's cap         http_4xx
   INTERNAL, UNKNOWN, DATA_LOSS, ABORTED       http_5xx

@@ -28,8 +28,8 @@ async def probe(endpoint: str, auth: SecretRef | None) -> Found:
         except AgentError:
             capabilities, concurrency = (), None  # the page is optional
     able = f", capabilities {listed(capabilities)}" if capabilities else ""
-    said = f"an agent over HTTP that is healthy{able}"
-    return Found("http", said, capabilities=capabilities, concurrency=concurrency)
+    description = f"an agent over HTTP that is healthy{able}"
+    return Found("http", description, capabilities=capabilities, concurrency=concurrency)
 
 
 async def _takes_tasks(http: HttpExchange, peer: Peer) -> bool:

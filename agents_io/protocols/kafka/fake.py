@@ -17,7 +17,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from agents_io.fakes.http import FakeAgent, Received
-from agents_io.fakes.steps import Step
+from agents_io.fakes.steps import ScriptStep
 
 HUGE = 400_000
 
@@ -97,7 +97,7 @@ class FakeKafkaAgent(FakeAgent):
         correlation = ("correlation-id", request["correlation-id"].encode())
         await self._producer.send_and_wait(request["reply-topic"], value=value, headers=[correlation, *headers])
 
-    async def _answer(self, step: Step, payload: Any) -> tuple[bytes, list[tuple[str, bytes]]]:
+    async def _answer(self, step: ScriptStep, payload: Any) -> tuple[bytes, list[tuple[str, bytes]]]:
         await asyncio.sleep(step.delay_s)
         if step.kind in ("hang", "drip"):
             await asyncio.Event().wait()

@@ -91,7 +91,7 @@ class KafkaTransport:
                 reply = await waiting
         except BaseException as error:
             if sent and peer.cancels:
-                self._best_effort.say("kafka-cancel", lambda: self._take_back(peer.topic, call, correlation))
+                self._best_effort.start("kafka-cancel", lambda: self._take_back(peer.topic, call, correlation))
             if not isinstance(error, TimeoutError):
                 raise
             if not opened:
@@ -133,7 +133,7 @@ class KafkaTransport:
         except MessageSizeTooLargeError:
             raise ClientError(f"the task is larger than topic {topic} takes") from None
         except KafkaError as error:
-            raise ConnectionFailed(f"the request could not be sent to topic {topic}: {_said(error)}") from None
+            raise ConnectionFailed(f"the request could not be sent to topic {topic}: {_shown(error)}") from None
 
     async def _take_back(self, topic: str, call: Call, correlation: bytes) -> None:
         await self._living().send_and_wait(
@@ -160,7 +160,7 @@ class KafkaTransport:
                 if self._replies is None and replies:
                     await self._read_replies()
             except KafkaError as error:
-                raise InternalError(f"this worker cannot reach agents on Kafka: {_said(error)}") from error
+                raise InternalError(f"this worker cannot reach agents on Kafka: {_shown(error)}") from error
 
     async def _renew_producer(self) -> None:
         worn, self._producer = self._producer, None
@@ -205,5 +205,5 @@ def _ended(producer: AIOKafkaProducer) -> bool:
     return sender is not None and sender.sender_task is not None and sender.sender_task.done()
 
 
-def _said(error: BaseException) -> str:
+def _shown(error: BaseException) -> str:
     return f"{type(error).__name__} {excerpt(str(error).encode('utf-8', 'replace'))}"

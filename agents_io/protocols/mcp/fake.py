@@ -12,7 +12,7 @@ from aiohttp import web
 
 from agents_io.fakes.dress import text_of
 from agents_io.fakes.http import FakeAgent
-from agents_io.fakes.steps import Step
+from agents_io.fakes.steps import ScriptStep
 
 
 class FakeMcp(FakeAgent):
@@ -103,7 +103,7 @@ class FakeMcp(FakeAgent):
         arguments = orjson.loads(raw)["params"]["arguments"]
         return arguments["input"] if arguments.keys() == {"input"} else arguments
 
-    def respond(self, step: Step, body: bytes, raw: bytes) -> web.Response:
+    def respond(self, step: ScriptStep, body: bytes, raw: bytes) -> web.Response:
         """A tool's result with the body as its text."""
         text = text_of(step, body)
         if text is None:
@@ -114,9 +114,9 @@ class FakeMcp(FakeAgent):
         return self._answer(orjson.loads(raw), {"result": result | self.result})
 
     def _answer(self, message: dict[str, Any], rest: dict[str, Any]) -> web.Response:
-        said = orjson.dumps({"jsonrpc": "2.0", "id": message["id"]} | rest)
+        reply = orjson.dumps({"jsonrpc": "2.0", "id": message["id"]} | rest)
         if not self.stream:
-            return web.Response(body=said, content_type="application/json")
+            return web.Response(body=reply, content_type="application/json")
         notice = b'{"jsonrpc":"2.0","method":"notifications/progress","params":{}}'
-        body = b"id: 1\ndata:\n\n: alive\n\nevent: message\ndata: " + notice + b"\n\ndata: " + said + b"\n\n"
+        body = b"id: 1\ndata:\n\n: alive\n\nevent: message\ndata: " + notice + b"\n\ndata: " + reply + b"\n\n"
         return web.Response(body=body, content_type="text/event-stream")

@@ -18,12 +18,12 @@ async def probe(endpoint: str, auth: SecretRef | None) -> Found:
         )
     finally:
         await transport.close()
-    said = f"an MCP server with {'no tool' if not tools else 'tool ' + tools[0] if len(tools) == 1 else 'tools ' + listed(tools)}"
+    named = "no tool" if not tools else f"tool {tools[0]}" if len(tools) == 1 else f"tools {listed(tools)}"
     # An agent is one tool: the server's other tools are not its capabilities.
     only = tools if len(tools) == 1 else ()
     return Found(
         "mcp",
-        said,
+        f"an MCP server with {named}",
         capabilities=only,
         metadata={"tool": only[0]} if only else {},
         choices=tools,

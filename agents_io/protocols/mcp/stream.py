@@ -21,7 +21,7 @@ import httpx
 from agents_io.best_effort import BestEffortRequests
 from agents_io.errors import BadResponse, ConnectionFailed
 from agents_io.http.exchange import HttpExchange, header
-from agents_io.http.peer import Peer, Target, below
+from agents_io.http.peer import Peer, RequestTarget, below
 from agents_io.protocols.mcp.rules import tool_calls
 from agents_io.rules import jsonrpc
 from agents_io.rules.answer import load_json
@@ -47,7 +47,7 @@ _JSON_OR_EVENTS = (b"Accept", b"Content-Type")
 
 
 @dataclass(slots=True, eq=False)
-class Session:
+class McpSession:
     """What client and server agreed on. `key`: the server's id of the session, empty if it keeps none.
 
     `users`: requests under way; `requests`: all so far; `listener`: reads what the server sends outside of answers.
@@ -83,16 +83,16 @@ class Server(Peer):
         super().__init__(agent)
         self.headers = [(name, value) for name, value in self.headers if name != b"Accept"]
         self.headers.append(_ACCEPT)
-        self.url: Target = below(self.base, "")
+        self.url: RequestTarget = below(self.base, "")
         self.tool = agent.metadata
-        self.session: Session | None = None
+        self.session: McpSession | None = None
         self.lock = asyncio.Lock()
         self.is_mute = False
         """Whether the server has no stream for messages outside of requests."""
 
     def build(
         self,
-        session: Session | None,
+        session: McpSession | None,
         body: bytes,
         more: list[tuple[bytes, bytes]] | None = None,
         call: Call | None = None,
@@ -100,7 +100,7 @@ class Server(Peer):
         """A POST within a session."""
         return self.post(self.url, body, [*(more or ()), *(session.headers() if session is not None else ())], call)
 
-    def bare(self, method: str, session: Session, more: list[tuple[bytes, bytes]] | None = None) -> httpx.Request:
+    def bare(self, method: str, session: McpSession, more: list[tuple[bytes, bytes]] | None = None) -> httpx.Request:
         """A request without a body: to resume a stream, or to end a session."""
         kept = [(name, value) for name, value in self.authorised() if name not in _JSON_OR_EVENTS]
         headers = [*kept, (b"Accept", b"text/event-stream"), *session.headers(), *(more or ())]
@@ -124,12 +124,12 @@ class McpStream:
         server: Server,
         body: bytes,
         number: int,
-        session: Session | None = None,
+        session: McpSession | None = None,
         more: list[tuple[bytes, bytes]] | None = None,
         call: Call | None = None,
     ) -> Reply:
         """The answer to request `number`. Raises `AgentError`; a status that is no 2xx is for the caller to judge."""
-        reader = _Reader(number, lambda reply: self._say(server, session, reply), self._http.max_answer_bytes)
+        reader = _Reader(number, lambda reply: self._reply(server, session, reply), self._http.max_answer_bytes)
         request = server.build(session, body, more, call)
         try:
             response, raw = await self._http.send(server, request, reader.enough, passes_on=True)
@@ -151,7 +151,7 @@ class McpStream:
             raise BadResponse("the stream ended without an answer")
         return await self._resumed(server, session, reader)
 
-    async def _resumed(self, server: Server, session: Session, reader: _Reader) -> Reply:
+    async def _resumed(self, server: Server, session: McpSession, reader: _Reader) -> Reply:
         """Resume the stream after its newest event until the answer comes; the call's timeout bounds it."""
         failed = 0
         while True:
@@ -173,7 +173,7 @@ class McpStream:
             if message is not None:
                 return response, message, reader.raw
 
-    async def listen(self, server: Server, session: Session) -> None:
+    async def listen(self, server: Server, session: McpSession) -> None:
         """Read what the server sends outside of answers while the session is in use: it checks there whether the client
         is alive.
         """
@@ -189,7 +189,7 @@ class McpStream:
             async with asyncio.timeout(OPENED_WITHIN_S):
                 await opened.wait()
 
-    async def _listen(self, server: Server, session: Session, opened: asyncio.Event) -> None:
+    async def _listen(self, server: Server, session: McpSession, opened: asyncio.Event) -> None:
         events = EventData()
 
         def head(response: httpx.Response) -> bool:
@@ -200,7 +200,7 @@ class McpStream:
         def take(piece: bytes) -> None:
             for data in events.feed(piece):
                 if data.strip() and (reply := jsonrpc.reply(event_json(data))) is not None:
-                    self._say(server, session, reply)
+                    self._reply(server, session, reply)
 
         clock = asyncio.get_running_loop().time
         begun = clock()
@@ -223,8 +223,8 @@ class McpStream:
             listener.cancel()
         await asyncio.gather(*self._listeners, return_exceptions=True)
 
-    def _say(self, server: Server, session: Session | None, reply: bytes) -> None:
-        self._best_effort.say("mcp-reply", lambda: self._http.send(server, server.build(session, reply)))
+    def _reply(self, server: Server, session: McpSession | None, reply: bytes) -> None:
+        self._best_effort.start("mcp-reply", lambda: self._http.send(server, server.build(session, reply)))
 
 
 def _is_stream(response: httpx.Response) -> bool:
@@ -234,13 +234,13 @@ def _is_stream(response: httpx.Response) -> bool:
 class _Reader:
     """Watches event streams for the answer to one request. The end of the stream need not be waited for."""
 
-    __slots__ = ("_events", "_max_bytes", "_number", "_replies", "_say", "_stream", "last_id", "message", "raw")
+    __slots__ = ("_events", "_max_bytes", "_number", "_replies", "_reply", "_stream", "last_id", "message", "raw")
 
-    def __init__(self, number: int, say: Callable[[bytes], None], max_bytes: int) -> None:
-        """`say`: sends the answer to a request of the server itself. `max_bytes`: the largest event."""
+    def __init__(self, number: int, reply: Callable[[bytes], None], max_bytes: int) -> None:
+        """`reply`: sends the answer to a request of the server itself. `max_bytes`: the largest event."""
         self._number = number
         self._max_bytes = max_bytes
-        self._say = say
+        self._reply = reply
         self._events = EventData()
         self._stream: bool | None = None
         self._replies = 0
@@ -295,5 +295,5 @@ class _Reader:
             return True
         if self._replies < MAX_REPLIES and (reply := jsonrpc.reply(message)) is not None:
             self._replies += 1
-            self._say(reply)
+            self._reply(reply)
         return False

@@ -18,10 +18,10 @@ import httpx
 
 from agents_io.best_effort import BestEffortRequests
 from agents_io.errors import AgentError, RateLimited, Unsupported
-from agents_io.http.exchange import HttpExchange, said, status_error, unauthorized, within
+from agents_io.http.exchange import HttpExchange, check_authorized, shown_body, status_error, within
 from agents_io.per_agent import PerAgent
 from agents_io.protocols.mcp.rules import tool_calls
-from agents_io.protocols.mcp.stream import McpStream, Server, Session
+from agents_io.protocols.mcp.stream import McpSession, McpStream, Reply, Server
 from agents_io.rules import jsonrpc
 from agents_io.rules.prompts import read_payload
 from agents_io.transport import MAX_ANSWER_BYTES, Answer, Call
@@ -56,16 +56,16 @@ class McpTransport:
 
     async def call(self, agent: AgentRegistration, call: Call) -> Answer:
         """One attempt. Raises `AgentError`; cancelling it closes the connection and tells the server."""
-        return await within(call.timeout_s, lambda: self._attempt(agent, call))
+        deadline = asyncio.get_running_loop().time() + call.timeout_s
+        return await within(call.timeout_s, lambda: self._attempt(agent, call, deadline))
 
-    async def _attempt(self, agent: AgentRegistration, call: Call) -> Answer:
+    async def _attempt(self, agent: AgentRegistration, call: Call, deadline: float) -> Answer:
         server = self._servers.get(agent)
         tool = tool_calls.ToolCall(server.tool)
         try:
             params = tool.params(read_payload(call.body))
         except ValueError:
             raise Unsupported("the payload is not JSON") from None
-        deadline = asyncio.get_running_loop().time() + call.timeout_s
         result, body = await self._in_session(server, "tools/call", params, call, deadline)
         return server.parsed(body, lambda: tool_calls.tool_answer(result, server.reading))
 
@@ -107,12 +107,12 @@ class McpTransport:
                         self._end(server, session)
         raise failure
 
-    def _drop(self, server: Server, session: Session) -> None:
+    def _drop(self, server: Server, session: McpSession) -> None:
         """The next request opens another session; requests under way in this one go on."""
         if server.session is session:
             server.session = None
 
-    async def _open(self, server: Server) -> Session:
+    async def _open(self, server: Server) -> McpSession:
         """The session; the first call opens it."""
         if server.session is None:
             async with server.lock:
@@ -120,27 +120,31 @@ class McpTransport:
                     server.session = await self._handshake(server)
         return server.session
 
-    async def _handshake(self, server: Server) -> Session:
+    async def _handshake(self, server: Server) -> McpSession:
         """`initialize`, or if the server has no handshake, `server/discover`."""
-        self._number += 1
-        number = self._number
-        body = jsonrpc.request(number, "initialize", tool_calls.initialize_params())
-        response, message, raw = await self._stream.post(server, body, number)
+        response, message, raw = await self._initialize(server, tool_calls.LEGACY[0])
         error = jsonrpc.error_of(message)
-        if error is not None and tool_calls.speaks_modern(error):
-            modern = Session(tool_calls.MODERN)
+        if tool_calls.speaks_modern(error):
+            modern = McpSession(tool_calls.MODERN)
             await self._request(server, modern, "server/discover", {})
             return modern
+        if (offered := tool_calls.other_version(error)) is not None:
+            response, message, raw = await self._initialize(server, offered)
         if not 200 <= response.status_code < 300:
-            raise status_error(response, said(server, raw), raw)
+            raise status_error(response, shown_body(server, raw), raw)
         version = tool_calls.negotiated(server.parsed(raw, lambda: jsonrpc.result_of(message)))
         key = next((value for name, value in response.headers.raw if name.lower() == _SESSION), b"").strip()
-        session = Session(version, key)
+        session = McpSession(version, key)
         await self._http.good(server, server.build(session, jsonrpc.notification("notifications/initialized")))
         return session
 
+    async def _initialize(self, server: Server, version: str) -> Reply:
+        self._number += 1
+        body = jsonrpc.request(self._number, "initialize", tool_calls.initialize_params(version))
+        return await self._stream.post(server, body, self._number)
+
     async def _request(
-        self, server: Server, session: Session, method: str, params: dict[str, Any], call: Call | None = None
+        self, server: Server, session: McpSession, method: str, params: dict[str, Any], call: Call | None = None
     ) -> tuple[dict[str, Any], bytes]:
         """The result of one request and the body it came in. Raises `AgentError`, `_SessionGone`."""
         self._number += 1
@@ -160,34 +164,33 @@ class McpTransport:
         is_good = 200 <= status < 300
         if not session.modern and _says_gone(status, error, raw):
             raise _SessionGone(
-                status_error(response, said(server, raw), raw) if not is_good else jsonrpc.meaning(error or {})
+                status_error(response, shown_body(server, raw), raw) if not is_good else jsonrpc.meaning(error or {})
             )
         if not is_good and (error is None or status in (401, 403, 429) or status >= 500):
-            raise status_error(response, said(server, raw), raw, server, call)
+            raise status_error(response, shown_body(server, raw), raw, server, call)
         result = server.parsed(raw, lambda: jsonrpc.result_of(message))
         server.unauthorized_status = None
         return result, raw
 
-    def _tell_cancelled(self, server: Server, session: Session, number: int) -> None:
+    def _tell_cancelled(self, server: Server, session: McpSession, number: int) -> None:
         body = jsonrpc.notification(
             "notifications/cancelled", {"requestId": number, "reason": "the task was cancelled"}
         )
-        self._best_effort.say("mcp-cancel", lambda: self._http.raw(server.build(session, body)))
+        self._best_effort.start("mcp-cancel", lambda: self._http.raw(server.build(session, body)))
 
     async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
         """The server answers a ping in time, in a new session if necessary. Raises `AgentError`; `Unsupported`."""
         server = self._servers.get(agent)
         tool_calls.ToolCall(server.tool)
-        await within(timeout_s, lambda: self._greet(server, timeout_s))
-        if server.unauthorized_status is not None:
-            raise unauthorized(server.unauthorized_status)
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        await within(timeout_s, lambda: self._greet(server, deadline))
+        check_authorized(server)
 
-    async def _greet(self, server: Server, timeout_s: float) -> None:
+    async def _greet(self, server: Server, deadline: float) -> None:
         if server.session is None:
             await self._open(server)
             return
         session = server.session
-        deadline = asyncio.get_running_loop().time() + timeout_s
         method = "server/discover" if session.modern else "ping"
         try:
             await self._in_session(server, method, {}, None, deadline)
@@ -222,9 +225,9 @@ class McpTransport:
         await self._best_effort.close()
         await self._http.aclose()
 
-    def _end(self, server: Server, session: Session) -> None:
+    def _end(self, server: Server, session: McpSession) -> None:
         if session.key:
-            self._best_effort.say("mcp-close", lambda: self._http.raw(server.bare("DELETE", session)))
+            self._best_effort.start("mcp-close", lambda: self._http.raw(server.bare("DELETE", session)))
 
 
 def _says_gone(status: int, error: dict[str, Any] | None, raw: bytes) -> bool:

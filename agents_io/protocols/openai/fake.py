@@ -12,7 +12,7 @@ from aiohttp import web
 
 from agents_io.fakes.dress import text_of
 from agents_io.fakes.http import FakeAgent
-from agents_io.fakes.steps import Step
+from agents_io.fakes.steps import ScriptStep
 
 
 class FakeChat(FakeAgent):
@@ -36,14 +36,14 @@ class FakeChat(FakeAgent):
         return web.json_response({"data": [{"id": "m"}]}, status=200 if self.healthy else 503)
 
     def payload_of(self, raw: bytes) -> Any:
-        """What the user said: JSON if it is JSON."""
+        """The user's text: JSON if it is JSON."""
         text = orjson.loads(raw)["messages"][-1]["content"]
         try:
             return orjson.loads(text)
         except orjson.JSONDecodeError:
             return text
 
-    def respond(self, step: Step, body: bytes, raw: bytes) -> web.Response:
+    def respond(self, step: ScriptStep, body: bytes, raw: bytes) -> web.Response:
         """A chat completion with the body as content."""
         text = text_of(step, body)
         if text is None:
@@ -51,6 +51,6 @@ class FakeChat(FakeAgent):
         message = {"role": "assistant", "content": text} | self.message
         choices = [{"index": 0, "finish_reason": self.finish, "message": message}]
         usage = {"prompt_tokens": 12, "completion_tokens": 5, "total_tokens": 17}
-        said: dict[str, Any] = {"object": "chat.completion", "model": "m-1", "usage": usage}
-        said["choices"] = choices if self.choices is None else self.choices
-        return web.json_response(body=orjson.dumps(said))
+        reply: dict[str, Any] = {"object": "chat.completion", "model": "m-1", "usage": usage}
+        reply["choices"] = choices if self.choices is None else self.choices
+        return web.json_response(body=orjson.dumps(reply))

@@ -29,9 +29,11 @@ async def probe(endpoint: str, auth: SecretRef | None) -> Found:
     models = names_in([row.get("id") for row in rows if isinstance(row, dict)])
     if not models:
         raise BadResponse("the list of models is empty")
-    said = f"an OpenAI-compatible API with {'model ' + models[0] if len(models) == 1 else 'models ' + listed(models)}"
+    description = (
+        f"an OpenAI-compatible API with {'model ' + models[0] if len(models) == 1 else 'models ' + listed(models)}"
+    )
     metadata = {"model": models[0]} if len(models) == 1 else {}
-    return Found("openai", said, metadata=metadata, choices=models, endpoint=where, choice="model")
+    return Found("openai", description, metadata=metadata, choices=models, endpoint=where, choice="model")
 
 
 async def _model_rows(http: HttpExchange, peer: Peer, leaf: str) -> list[Any]:

@@ -15,7 +15,7 @@ from functools import partial
 import httpx
 
 from agents_io.errors import ClientError, Unsupported
-from agents_io.http.exchange import HttpExchange, header, said, status_error, within
+from agents_io.http.exchange import HttpExchange, header, shown_body, status_error, within
 from agents_io.http.peer import Peer, below
 from agents_io.per_agent import PerAgent
 from agents_io.protocols.openai.rules.chat import (
@@ -23,6 +23,7 @@ from agents_io.protocols.openai.rules.chat import (
     chat_answer,
     chat_request,
     refuses_form,
+    refuses_usage,
     spent,
     wants_stream,
 )
@@ -83,15 +84,21 @@ class OpenAiTransport:
                 if model.config is config:
                     model.config = replace(config, stream=True)
                 continue
+            if config.stream and config.stream_usage and refuses_usage(response.status_code, body):
+                if model.config is config:
+                    model.config = replace(config, stream_usage=False)
+                continue
             if not refuses_form(response.status_code, body) or config.form in ("none", "asked"):
                 break
             simpler = config.simpler()
             if simpler is None:
-                raise ClientError(f"{said(model, body)}; choose another metadata.responseFormat than {config.form!r}")
+                raise ClientError(
+                    f"{shown_body(model, body)}; choose another metadata.responseFormat than {config.form!r}"
+                )
             if model.config is config:
                 model.config = simpler  # remembered: the next call does not request what was refused
         error = spent(response.status_code, body) if response.status_code in (402, 403, 429) else None
-        raise error or status_error(response, said(model, body), body, model, call)
+        raise error or status_error(response, shown_body(model, body), body, model, call)
 
     async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
         """`GET {endpoint}/models` answers 2xx in time. Raises `AgentError`; `Unsupported`: the registration cannot

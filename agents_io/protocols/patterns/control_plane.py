@@ -14,7 +14,7 @@ from urllib.parse import quote
 import httpx
 
 from agents_io.errors import BadResponse, ClientError
-from agents_io.http.exchange import HttpExchange, said, status_error
+from agents_io.http.exchange import HttpExchange, shown_body, status_error
 from agents_io.http.peer import Peer, below
 from agents_io.protocols.patterns.transport import PatternExecution, UnknownPattern
 from agents_io.rules.answer import excerpt, load_json
@@ -47,7 +47,7 @@ class ControlPlane:
         path = f"api/patterns/{quote(pattern_name, safe='')}/execute"
         response, reply = await self._http.raw(self._peer.post(below(self._peer.base, path), body))
         if response.status_code != 200:
-            text = said(self._peer, reply)
+            text = shown_body(self._peer, reply)
             if response.status_code == 404:
                 raise UnknownPattern(f"the control plane has no pattern {pattern_name[:80]!r}: {text}")
             error = status_error(response, text, reply)

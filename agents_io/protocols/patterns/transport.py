@@ -47,9 +47,7 @@ class PatternExecutor(Protocol):
         """
         ...
 
-    async def close(self) -> None:
-        """Release every connection."""
-        ...
+    async def close(self) -> None: ...
 
 
 class PatternTransport:
@@ -68,8 +66,8 @@ class PatternTransport:
         except TimeoutError:
             raise CallTimeout(f"no answer within {call.timeout_s:.3g} s") from None
         if done.status == "failed":
-            said = excerpt((done.error or "no reason given").encode("utf-8", "replace"))
-            raise ExecutionFailed(f"the pattern failed: {said}")
+            shown = excerpt((done.error or "no reason given").encode("utf-8", "replace"))
+            raise ExecutionFailed(f"the pattern failed: {shown}")
         return Answer(done.result, checked_confidence(1.0 if done.confidence is None else done.confidence))
 
     async def _execute(self, name: str, call: Call) -> PatternExecution:
@@ -93,6 +91,5 @@ class PatternTransport:
         raise Unsupported("patterns have no health check")
 
     async def close(self) -> None:
-        """Release every connection."""
         for executor in self._executors:
             await executor.close()

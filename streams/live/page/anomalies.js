@@ -21,7 +21,7 @@ const MOST_SHOWN = 50;
 /** Why, in a line. */
 function why(row, episode) {
   const details = episode?.data?.details;
-  if (!details) return `${ratio(row.baseline)} was normal; fires for ${counted(row.points, "point")}`;
+  if (!details) return `${isNumber(row.baseline) ? `${ratio(row.baseline)} was normal; ` : ""}fires for ${counted(row.points, "point")}`;
   const parts = [];
   if (isNumber(details.currentConfidence)) parts.push(`confidence ${ratio(details.currentConfidence)}`);
   if (row.type === "high_variance" && isNumber(details.deviation)) parts.push(`standard deviation ${ratio(details.deviation)}`);

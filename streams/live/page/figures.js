@@ -5,15 +5,16 @@ import { usePoll } from "./parts.js";
 import { Poll, pathOf } from "./poll.js";
 
 const HOUR_MS = 3_600_000;
+const STATS_MS = HOUR_MS - 120_000; // an hour of minutes is kept, the present one among them: earlier times are answered by whole hours
 const EVERY_MS = 10_000;
-const hourAgo = () => new Date(Date.now() - HOUR_MS).toISOString();
+const since = (ms) => new Date(Date.now() - ms).toISOString();
 
 export function useStats(id) {
-  return usePoll((draw) => new Poll(() => pathOf("/api/v1/agents/", id, `/stats?from=${hourAgo()}`), EVERY_MS, draw), [id]);
+  return usePoll((draw) => new Poll(() => pathOf("/api/v1/agents/", id, `/stats?from=${since(STATS_MS)}`), EVERY_MS, draw), [id]);
 }
 
 export function useMinutes(id) {
-  return usePoll((draw) => new Poll(() => pathOf("/api/v1/agents/", id, `/windows?interval=minute&from=${hourAgo()}`), EVERY_MS, draw), [id]);
+  return usePoll((draw) => new Poll(() => pathOf("/api/v1/agents/", id, `/windows?interval=minute&from=${since(HOUR_MS)}`), EVERY_MS, draw), [id]);
 }
 
 /** [[name, value, title?]] of an answer to `stats`. */

@@ -8,7 +8,7 @@ import { MOST_TASKS } from "./store.js";
 const COLUMNS = [
   { head: "Id" },
   { head: "Status" },
-  { head: "Agent", wide: "middle", title: "As far as events tell; a task's detail knows more" },
+  { head: "Agent", wide: "middle", title: "From events; the task's detail shows more" },
   { head: "Last event", wide: "wide" },
   { head: "Time", num: true },
 ];

@@ -26,7 +26,6 @@ class AgentListing:
         self.keys: dict[str, set[bytes]] = {}
 
     def add(self, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> None:
-        """The next record."""
         name = key_text(key, headers)
         self.refused.pop(name, None)
         if key is not None:

@@ -26,30 +26,32 @@ _ANYWHERE = ("0.0.0.0", "[::]", "")  # noqa: S104 - what an agent may say of its
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
-def from_wire(said: pb.AgentRegistration, old: AgentRegistration | None, peer: str, now_ms: int) -> AgentRegistration:
+def from_wire(
+    message: pb.AgentRegistration, old: AgentRegistration | None, peer: str, now_ms: int
+) -> AgentRegistration:
     """The registration that an agent sent, without a lease. Raises `Rejected`.
 
     `old`: the earlier registration of that id. Its limits are kept; its secret only for the same address, since
     otherwise another server could register under the name and receive the secret. `peer`: the source of the request, in
     gRPC's form.
     """
-    if not said.id:
+    if not message.id:
         raise Rejected("validate", "id: is missing")
-    if len(said.metadata.labels) > MAX_LABELS:
+    if len(message.metadata.labels) > MAX_LABELS:
         raise Rejected("validate", f"metadata.labels: has more than {MAX_LABELS}")
-    endpoint = address(said.endpoint, peer)
+    endpoint = address(message.endpoint, peer)
     metadata: dict[str, Any] = {"registeredAt": format_time(now_ms)}
     for name in ("version", "region"):
-        if value := getattr(said.metadata, name):
+        if value := getattr(message.metadata, name):
             metadata[name] = value
-    if said.metadata.labels:
-        metadata["labels"] = dict(said.metadata.labels)
-    if 0 < said.metadata.default_confidence <= 1:
-        metadata["defaultConfidence"] = said.metadata.default_confidence
-    data: dict[str, Any] = {"id": said.id, "endpoint": endpoint, "capabilities": list(said.capabilities)}
+    if message.metadata.labels:
+        metadata["labels"] = dict(message.metadata.labels)
+    if 0 < message.metadata.default_confidence <= 1:
+        metadata["defaultConfidence"] = message.metadata.default_confidence
+    data: dict[str, Any] = {"id": message.id, "endpoint": endpoint, "capabilities": list(message.capabilities)}
     data["metadata"] = metadata
-    if said.name:
-        data["name"] = said.name
+    if message.name:
+        data["name"] = message.name
     agent = validate(AgentRegistration, data)
     if agent.transport != "grpc":
         raise Rejected("validate", "endpoint: must be host:port of a gRPC agent")
@@ -94,7 +96,7 @@ def to_wire(agent: AgentRegistration) -> pb.AgentRegistration:
     out.
     """
     metadata = agent.metadata or {}
-    said = pb.AgentRegistration(
+    message = pb.AgentRegistration(
         id=agent.id,
         name=agent.name or agent.id,
         endpoint=agent.endpoint.removeprefix("grpc://"),
@@ -102,18 +104,18 @@ def to_wire(agent: AgentRegistration) -> pb.AgentRegistration:
     )
     for name in ("version", "region"):
         if isinstance(metadata.get(name), str):
-            setattr(said.metadata, name, metadata[name])
+            setattr(message.metadata, name, metadata[name])
     for key, value in labels_of(agent).items():
-        said.metadata.labels[key] = value
+        message.metadata.labels[key] = value
     if isinstance(metadata.get("defaultConfidence"), float):
-        said.metadata.default_confidence = metadata["defaultConfidence"]
+        message.metadata.default_confidence = metadata["defaultConfidence"]
     try:
-        said.registered_at.CopyFrom(timestamp(parse_time(metadata.get("registeredAt"))))
+        message.registered_at.CopyFrom(timestamp(parse_time(metadata.get("registeredAt"))))
     except (ValueError, TypeError):
-        said.ClearField("registered_at")
+        message.ClearField("registered_at")
     if (lease := lease_of(agent)) is not None:
-        said.ttl.FromMilliseconds(lease.ttl_ms)
-    return said
+        message.ttl.FromMilliseconds(lease.ttl_ms)
+    return message
 
 
 def labels_of(agent: AgentRegistration) -> dict[str, str]:

@@ -21,7 +21,7 @@ from schemas.topics import (
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WantedTopic:
     """The intended form of one topic. `name`: on the broker. `partitions`: None = as many as the aligned topics."""
 
     name: str
@@ -42,19 +42,22 @@ class TopicChange:
     """Setting -> value in the table, value that the cluster accepted (None: its default)."""
 
 
-def wanted(prefix: str) -> list[Wanted]:
+def wanted(prefix: str) -> list[WantedTopic]:
     """Every topic the pipeline needs, in the order of the table, dead letters last."""
-    rows = [Wanted(full_name(t.name, prefix), t.partitions, t.name in ALIGNED, t.config()) for t in TOPICS]
-    return rows + [Wanted(full_name(name, prefix), None, False, dead_letter_config()) for name in dead_letter_topics()]
+    rows = [WantedTopic(full_name(t.name, prefix), t.partitions, t.name in ALIGNED, t.config()) for t in TOPICS]
+    return rows + [
+        WantedTopic(full_name(name, prefix), None, False, dead_letter_config()) for name in dead_letter_topics()
+    ]
 
 
-def plan(topics: list[Wanted], existing: Mapping[str, int], partitions: int | None) -> list[TopicChange]:
+def plan(topics: list[WantedTopic], existing: Mapping[str, int], partitions: int | None) -> list[TopicChange]:
     """The changes to make; `existing`: topic -> partitions now, `partitions`: the number the user asked for.
 
     The aligned topics end equal, at the largest of their numbers and the one asked for. Other topics grow only when
     asked: growing moves keys to other partitions.
 
-    >>> one = [Wanted("p.tasks", None, True, {}), Wanted("p.results", None, False, {}), Wanted("p.agents", 1, False, {})]
+    >>> rows = (("p.tasks", None, True, {}), ("p.results", None, False, {}), ("p.agents", 1, False, {}))
+    >>> one = [WantedTopic(*row) for row in rows]
     >>> [(c.name, c.action, c.partitions) for c in plan(one, {"p.tasks": 3}, None)]
     [('p.tasks', 'unchanged', 3), ('p.results', 'created', 3), ('p.agents', 'created', 1)]
     """

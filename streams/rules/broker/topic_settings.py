@@ -25,8 +25,8 @@ class SettingError(Exception):
     """An invalid override. The message is one line: what was given and what is wanted."""
 
 
-def candidates(name: str, value: str, said: str) -> Iterator[str | None]:
-    """Values to try in place of `value`, which a broker refused with the message `said`.
+def candidates(name: str, value: str, message: str) -> Iterator[str | None]:
+    """Values to try in place of `value`, which a broker refused with this message.
 
     >>> list(candidates("segment.bytes", "16777216", "segment.bytes 16777216 is below the minimum of 52428800"))[:3]
     ['52428800', '33554432', '67108864']
@@ -37,7 +37,7 @@ def candidates(name: str, value: str, said: str) -> Iterator[str | None]:
     if goal is not None and value.isdecimal():
         ours = int(value)
         low, high = sorted((ours, goal))
-        named = [number for number in map(int, re.findall(r"\d+", said.replace(",", ""))) if low <= number <= high]
+        named = [number for number in map(int, re.findall(r"\d+", message.replace(",", ""))) if low <= number <= high]
         between = [number for number in _steps(ours, goal) if low <= number <= high]
         yield from (str(number) for number in dict.fromkeys([*named, *between]) if number != ours)
     yield None

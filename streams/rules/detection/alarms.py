@@ -202,7 +202,7 @@ class Alarms:
         self.spells[kind][-1].to = at.offset
         return [self._anomaly(kind, episode, "resolved", at, details)]
 
-    def tell(self, kind: Key, at: Moment, details: AnomalyDetails) -> Anomaly:
+    def report(self, kind: Key, at: Moment, details: AnomalyDetails) -> Anomaly:
         """Publish a continuing episode (again) from here."""
         return self._anomaly(kind, self.firing[kind], "firing", at, details)
 

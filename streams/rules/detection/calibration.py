@@ -68,18 +68,27 @@ class Calibration:
         self.successes = 0  # sum of the successes' confidences
         self.losses = 0
 
-    def add(self, confidence: float, success: bool, times: int = 1) -> None:
-        """Add one outcome; `times` -1 removes one that was added before."""
+    def add(self, confidence: float, success: bool) -> None:
+        """Add one outcome."""
         value = round(confidence * SCALE)
         row = self.rows.setdefault(bin_of(confidence), [0, 0, 0])
-        row[0] += times
-        row[2] += times * value
+        row[0] += 1
+        row[2] += value
         if success:
-            row[1] += times
-            self.successes += times * value
-        self.squares += times * value * value
-        chance = min(max(value / SCALE, CLIP), 1 - CLIP)
-        self.losses += times * round(-math.log(chance if success else 1 - chance) * SCALE)
+            row[1] += 1
+            self.successes += value
+        self.squares += value * value
+        self.losses += _loss(value, success)
+
+    def correct(self, confidence: float, success: bool) -> None:
+        """An outcome that was added is the opposite: it is `success`. Nothing if `fade` has dropped it."""
+        row = self.rows.get(bin_of(confidence), [0, 0, 0])
+        if row[1] == (row[0] if success else 0):
+            return
+        value, step = round(confidence * SCALE), 1 if success else -1
+        row[1] += step
+        self.successes += step * value
+        self.losses += _loss(value, success) - _loss(value, not success)
 
     def merge(self, other: Calibration) -> None:
         """Add all outcomes of `other`."""
@@ -92,31 +101,39 @@ class Calibration:
         self.losses += other.losses
 
     def fade(self) -> None:
-        """Halve all counts: old outcomes weigh less."""
-        self.rows = {index: [number // 2 for number in row] for index, row in self.rows.items()}
-        self.squares //= 2
-        self.successes //= 2
-        self.losses //= 2
+        """Halve all counts: old outcomes weigh less. Means stay as they are."""
+        count, wins = self.count, self.wins
+        self.rows = {
+            index: [n // 2, w // 2, total * (n // 2) // n] for index, (n, w, total) in self.rows.items() if n > 1
+        }
+        self.squares = self.squares * self.count // max(count, 1)
+        self.losses = self.losses * self.count // max(count, 1)
+        self.successes = self.successes * self.wins // max(wins, 1)
 
     @property
     def count(self) -> int:
         return sum(row[0] for row in self.rows.values())
 
     @property
+    def wins(self) -> int:
+        """The successes among the outcomes."""
+        return sum(row[1] for row in self.rows.values())
+
+    @property
     def rate(self) -> float:
         """Share of successes; 0 when empty."""
         count = self.count
-        return sum(row[1] for row in self.rows.values()) / count if count else 0.0
+        return self.wins / count if count else 0.0
 
     def brier(self) -> float:
         """Mean of (confidence - success)^2; 0 when empty."""
         count, unit = self.count, SCALE * SCALE
-        wins = sum(row[1] for row in self.rows.values())
-        return (self.squares - 2 * SCALE * self.successes + wins * unit) / (count * unit) if count else 0.0
+        total = self.squares - 2 * SCALE * self.successes + self.wins * unit
+        return max(total / (count * unit), 0.0) if count else 0.0  # halved counts are rounded
 
     def log_loss(self) -> float:
         """Mean negative log likelihood, natural logarithm, confidences clipped to 1e-6; 0 when empty."""
-        return self.losses / (self.count * SCALE) if self.count else 0.0
+        return max(self.losses / (self.count * SCALE), 0.0) if self.count else 0.0
 
     def gap(self) -> tuple[float, float, float]:
         """Mean confidence less success rate, and its 95 % interval; positive: overconfident."""
@@ -200,8 +217,15 @@ class Calibration:
     def from_json(cls, data: list[Any]) -> Calibration:
         found = cls()
         rows, found.squares, found.successes, found.losses = data
-        found.rows = {index: list(row) for index, *row in rows}
+        # Earlier versions could write more (or fewer) successes than outcomes.
+        found.rows = {index: [n, min(max(w, 0), n), min(total, n * SCALE)] for index, n, w, total in rows if n > 0}
         return found
+
+
+def _loss(value: int, success: bool) -> int:
+    """The negative log likelihood of an outcome; `value`: the stated confidence x `SCALE`."""
+    chance = min(max(value / SCALE, CLIP), 1 - CLIP)
+    return round(-math.log(chance if success else 1 - chance) * SCALE)
 
 
 def calibrated(table: Sequence[float], confidence: float) -> float:

@@ -24,31 +24,40 @@ SCALE = 10_000
 
 
 class ChosenDetectors:
-    __slots__ = ("_alarms", "_held", "_specs", "_unclaimed")
+    __slots__ = ("_alarms", "_claimed", "_held", "_specs", "_unclaimed")
 
     def __init__(self, specs: tuple[DetectorSpec, ...], alarms: Alarms) -> None:
         self._alarms = alarms
         self._specs: tuple[DetectorSpec, ...] = ()
         self._held: list[tuple[DetectorSpec, str, PointDetector]] = []
         self._unclaimed: dict[str, Any] = {}  # spec -> state that was read before its detector was chosen
-        self.choose(specs)
+        self._claimed = False  # whether `choose` was called: until then, not all that are chosen are known
+        self._use(specs)
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def choose(self, specs: tuple[DetectorSpec, ...]) -> None:
-        """Use these detectors from now on; one that was used before with the same parameters keeps its state.
-
-        Episodes of detectors that are no longer chosen end without a record.
+    def choose(self, specs: tuple[DetectorSpec, ...], at: Moment) -> list[Anomaly]:
+        """Use these detectors from now on; one that was used before with the same parameters keeps its state. Returns
+        the episodes that end because their detector is no longer chosen.
         """
+        if specs == self._specs and self._claimed:
+            return []
+        self._use(specs)
+        self._unclaimed.clear()
+        self._claimed = True
+        held = {key for _, key, _ in self._held}
+        found: list[Anomaly] = []
+        for key in [key for key in self._alarms.firing if _name(key) and key not in held]:
+            why = AnomalyDetails(detector=_name(key), window="this detector is no longer chosen")
+            found += self._alarms.resolve(key, at, why)
+        return found
+
+    def _use(self, specs: tuple[DetectorSpec, ...]) -> None:
         if specs != self._specs:
             kept = {spec: detector for spec, _, detector in self._held}
-            gone = {_key(spec) for spec in self._specs} - {_key(spec) for spec in specs}
-            for key in gone:
-                self._alarms.firing.pop(key, None)
             self._specs = specs
             self._held = [(spec, _key(spec), kept[spec] if spec in kept else self._made(spec)) for spec in specs]
-        self._unclaimed.clear()
 
     def _made(self, spec: DetectorSpec) -> PointDetector:
         detector: PointDetector = build(spec)
@@ -129,3 +138,13 @@ def _id(spec: list[Any]) -> str:
 def _key(spec: DetectorSpec) -> str:
     kind: AnomalyType = "drift" if spec.known.kind == "drift" else "outlier"
     return episode_key(kind, spec.name)
+
+
+def _name(key: str) -> str:
+    """The name of the chosen detector whose episodes have this key; empty for the default detectors.
+
+    >>> _name("drift/mine"), _name("drift"), _name("drift//stuck"), _name("slow/wait")
+    ('mine', '', '', '')
+    """
+    kind, _, name = key.partition("/")
+    return name if kind in ("drift", "outlier") and "/" not in name else ""

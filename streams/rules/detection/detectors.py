@@ -98,17 +98,18 @@ class Detectors:
         self._chosen = ChosenDetectors(self._configured(()), self.alarms)
 
     def _configured(self, registered: tuple[DetectorSpec, ...]) -> tuple[DetectorSpec, ...]:
-        mine = [
-            spec
-            for spec in self.limits.chosen
-            if spec.concerns(self.alarms.series.agent_id, self.alarms.series.pattern_name)
-        ]
-        names = {spec.name for spec in mine}
-        return (*mine, *(spec for spec in registered if spec.name not in names))
+        series = self.alarms.series
+        found: dict[str, DetectorSpec] = {}
+        for spec in (*self.limits.chosen, *registered):
+            if spec.concerns(series.agent_id, series.pattern_name):
+                found.setdefault(spec.name, spec)
+        return tuple(found.values())
 
-    def choose(self, registered: tuple[DetectorSpec, ...]) -> None:
-        """Run these detectors of the agent's registration too; the settings' detectors win if names are equal."""
-        self._chosen.choose(self._configured(registered))
+    def choose(self, registered: tuple[DetectorSpec, ...], at: Moment) -> list[Anomaly]:
+        """Run these detectors of the agent's registration too; the settings' detectors win if names are equal. Returns
+        the episodes that end because their detector is no longer chosen.
+        """
+        return self._chosen.choose(self._configured(registered), at)
 
     def observe(
         self,
@@ -202,7 +203,7 @@ class Detectors:
 
     def evaluate_idle(self, at: Moment) -> list[Anomaly]:
         """Evaluate the points since the last check boundary although no later point has come."""
-        self._interval.slot += 1
+        self._interval.close()
         return self._evaluate(at) if self._interval.count else []
 
     def _evaluate(self, at: Moment) -> list[Anomaly]:
@@ -213,13 +214,12 @@ class Detectors:
             found = self._level.single_due(at) + found
         if sums.count < CHECK_MIN:
             return found  # a slow agent's intervals are joined until they hold enough points
-        end_ms = interval.due_ms()
         interval.empty()
         mean = sums.mean() / SCALE
         fall = interval.before - mean
         if interval.weight >= HISTORY_MIN and fall >= self.limits.sudden_drop and self._beyond_chance(fall, sums.count):
             why = self._level.details(
-                "window", mean, interval.before, self.limits.sudden_drop, self._describe_interval(sums, end_ms)
+                "window", mean, interval.before, self.limits.sudden_drop, self._describe_interval(sums)
             )
             found += self.alarms.fire("sudden_drop", at, drop_severity(fall), interval.before, why, -fall, "down")
         if (
@@ -227,17 +227,15 @@ class Detectors:
             and self._low_share <= LOW_USUAL
             and mean < self.limits.low_confidence - self._chance(sums)
         ):
-            why = self._level.details(
-                "window", mean, None, self.limits.low_confidence, self._describe_interval(sums, end_ms)
-            )
+            why = self._level.details("window", mean, None, self.limits.low_confidence, self._describe_interval(sums))
             severity = _low_severity(mean, self.limits.low_confidence)
             found += self.alarms.fire("low_confidence", at, severity, mean, why)
         if "sudden_drop" not in self.alarms.firing:
             interval.remember(sums.count, mean)
         return found
 
-    def _describe_interval(self, sums: Sums, end_ms: int) -> str:
-        return f"{sums.count} points in {self.limits.check_interval_ms // 1000} s to {format_time(end_ms)}"
+    def _describe_interval(self, sums: Sums) -> str:
+        return f"{sums.count} points to {format_time(self._interval.end_ms)}"
 
     def _beyond_chance(self, fall: float, count: int) -> bool:
         """Whether the points are lower than chance explains: a few points may be low where points scatter widely."""
@@ -328,6 +326,7 @@ class Detectors:
             self._chosen.to_json(),
             own,
             self._spending.to_json(),
+            self._interval.later(),
         ]
 
     @classmethod
@@ -336,7 +335,7 @@ class Detectors:
         detectors = cls(series, limits)
         ring, interval, alarms, level, gap, pace, *later = data
         detectors._level.ring = Ring.from_json(ring)
-        detectors._interval = IntervalChecks.from_json(interval, limits.check_interval_ms)
+        detectors._interval = IntervalChecks.from_json(interval, limits.check_interval_ms, *later[3:4])
         detectors.alarms = detectors._level.alarms = Alarms.from_json(alarms, series)
         detectors._level.test = RankTest.from_json(level, LEVEL, RANKS_SHARE * limits.run_length)
         detectors._gap = Overconfidence.from_json(gap, limits.overconfidence, limits.run_length)

@@ -59,7 +59,7 @@ def surfaced(mine: Alarms, at: Moment, siblings: Sequence[Sibling]) -> list[Anom
                 detector="group",
                 window=f"{episode.age} points; the agent's own alarm has ended, this pattern's has not",
             )
-            found.append(mine.tell(kind, at, why))
+            found.append(mine.report(kind, at, why))
     return found
 
 

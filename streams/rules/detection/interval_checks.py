@@ -2,12 +2,13 @@
 
 In: confidences in units of 1/10000 with their times. Out: the result of an interval, from which `detectors.py` makes
 alarms. Intervals with too few points are joined; their boundaries do not depend on the wall clock unless a series is
-idle.
+idle. Points are evaluated once: when an interval that was evaluated by the clock is joined, the next boundary counts.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,11 +43,14 @@ class Sums:
 class IntervalChecks:
     """Points since the last check, and the results of earlier ones."""
 
-    __slots__ = ("_interval_ms", "_squares", "_total", "before", "count", "slot", "weight")
+    __slots__ = ("_evaluated", "_interval_ms", "_slot", "_squares", "_total", "before", "count", "end_ms", "weight")
 
     def __init__(self, interval_ms: int) -> None:
         self._interval_ms = interval_ms
-        self.slot = -1
+        self._slot = -1
+        self._evaluated = False  # by the clock, and no point came since
+        self.end_ms = 0
+        """Where the interval ended that is evaluated now."""
         self.count = 0
         self._total = 0
         self._squares = 0
@@ -56,16 +60,22 @@ class IntervalChecks:
     def due(self, time_ms: int) -> bool:
         """Call it for each point before adding it: whether an interval must be evaluated first."""
         slot = time_ms // self._interval_ms
-        if slot <= self.slot:
+        if slot <= self._slot:
             return False
-        first, self.slot = self.slot < 0, slot
-        return not first and self.count > 0
+        self.end_ms = (self._slot + 1) * self._interval_ms
+        first, self._slot = self._slot < 0, slot
+        return not first and self.due_ms() >= 0
 
     def due_ms(self) -> int:
-        """When the points of an idle series are due; -1 without any."""
-        return (self.slot + 1) * self._interval_ms if self.count else -1
+        """When the points of an idle series are due; -1 without any that were not evaluated."""
+        return (self._slot + 1) * self._interval_ms if self.count and not self._evaluated else -1
+
+    def close(self) -> None:
+        """The series is idle: its points are evaluated now."""
+        self.end_ms, self._evaluated = (self._slot + 1) * self._interval_ms, True
 
     def add(self, value: int) -> None:
+        self._evaluated = False
         self.count += 1
         self._total += value
         self._squares += value * value
@@ -88,10 +98,20 @@ class IntervalChecks:
         self.weight = self.before = 0.0
 
     def to_json(self) -> list[Any]:
-        return [self.slot, [self.count, self._total, self._squares], [self.weight, self.before]]
+        return [self._slot, [self.count, self._total, self._squares], [self.weight, self.before]]
+
+    def later(self) -> list[Any]:
+        """What earlier versions did not write."""
+        return [self._interval_ms, self._evaluated]
 
     @classmethod
-    def from_json(cls, data: list[Any], interval_ms: int) -> IntervalChecks:
+    def from_json(cls, data: list[Any], interval_ms: int, later: Sequence[Any] = ()) -> IntervalChecks:
+        """The inverse of `to_json` and `later`. The number of an interval of another length is converted; without that
+        length the next point begins an interval.
+        """
         interval = cls(interval_ms)
-        interval.slot, (interval.count, interval._total, interval._squares), (interval.weight, interval.before) = data
+        slot, (interval.count, interval._total, interval._squares), (interval.weight, interval.before) = data
+        if later:
+            written_ms, interval._evaluated = later
+            interval._slot = slot * written_ms // interval_ms
         return interval

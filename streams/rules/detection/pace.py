@@ -14,7 +14,7 @@ from typing import Any
 
 from schemas.messages import Anomaly, AnomalyDetails, Severity
 from streams.rules.detection.alarms import Alarms, Key, Moment
-from streams.rules.detection.ranks import RISE, RankTest
+from streams.rules.detection.ranks import BINS, RISE, RankTest
 from streams.rules.detection.ring import RING, Ring
 from streams.rules.detection.tail import Tail
 from streams.rules.windows import sketch
@@ -68,7 +68,7 @@ class Pace:
 
     def observe(self, bucket: int, at: Moment, alarms: Alarms, confidence: float) -> list[Anomaly]:
         """Add a value. `alarms`: the series'; `confidence`: the point's, for the anomaly's details."""
-        bin_ = bucket // PER_BIN
+        bin_ = min(bucket // PER_BIN, BINS - 1)
         ring, key = self._ring, self.subject.key
         episode = alarms.firing.get(key)
         if episode is None:

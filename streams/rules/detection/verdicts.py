@@ -29,9 +29,9 @@ class Verdicts:
     def __len__(self) -> int:
         return len(self._known)
 
-    def change(self, task_id: str, success: bool) -> tuple[bool, bool] | None:
-        """(outcome until now, outcome from now on), or None if it is known. An answer without a reported outcome counts
-        as a success.
+    def change(self, task_id: str, success: bool, before: bool = True) -> tuple[bool, bool] | None:
+        """(outcome until now, outcome from now on), or None if it is known. `before`: that of an answer without a
+        reported outcome.
         """
         digest = blake2b(task_id.encode("utf-8", "surrogatepass"), digest_size=SIZE).digest()
         held = self._known.pop(digest, None)
@@ -39,7 +39,7 @@ class Verdicts:
         if len(self._known) > KEPT:
             del self._known[next(iter(self._known))]
         if held is None:
-            return True, success
+            return before, success
         return None if held == success else (held, success)
 
     def first(self, task_id: str) -> bool:

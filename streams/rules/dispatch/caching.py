@@ -109,12 +109,12 @@ class ResultCache(Generic[V]):
         self._free = [slot for slot in range(self._next_slot) if slot not in taken]
 
     def remove(self, unwanted: Callable[[V], bool]) -> list[int]:
-        """Remove the entries for which `unwanted` holds; returns their slots."""
-        keys = [key for key, entry in self._entries.items() if unwanted(entry.value)]
-        slots = [self._entries[key].slot for key in keys]
-        for key in keys:
+        """Remove the entries for which `unwanted` holds. Returns all free slots: a copy of an entry that was dropped
+        before, to make room, may still be in one.
+        """
+        for key in [key for key, entry in self._entries.items() if unwanted(entry.value)]:
             self._drop(key)
-        return slots
+        return list(self._free)
 
     def _add(self, key: str, entry: _Entry[V]) -> None:
         self._entries[key] = entry

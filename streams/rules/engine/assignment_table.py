@@ -43,10 +43,10 @@ def count_of(rows: Iterable[Row]) -> int | None:
     return next((numbers[0] for address, numbers in rows if not address and numbers), None)
 
 
-def said_by(user_data: bytes | None) -> tuple[bytes, int]:
+def decode_user_data(user_data: bytes | None) -> tuple[bytes, int]:
     """A member's address from a subscription's user data, and the count that it reports; 0 without one.
 
-    >>> said_by(b"http://w"), said_by(b"http://w\\n16"), said_by(None)
+    >>> decode_user_data(b"http://w"), decode_user_data(b"http://w\\n16"), decode_user_data(None)
     ((b'http://w', 0), (b'http://w', 16), (b'', 0))
     """
     address, _, count = (user_data or b"").partition(b"\n")

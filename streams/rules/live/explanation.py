@@ -41,7 +41,6 @@ class Explanation:
     """How its last attempt failed."""
 
     def document(self) -> dict[str, Any]:
-        """The JSON document."""
         return {
             "taskId": self.task_id,
             "status": self.status,

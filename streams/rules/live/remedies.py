@@ -32,7 +32,7 @@ WAITS: dict[str, Wait] = {
     ),
     "circuit_opened_by_hand": Wait(
         "the circuit of agent {agent} was opened by hand",
-        "when it is given back to its own rules",
+        "when its circuit is set to auto again",
         "`parallax agents circuit {agent} auto`",
     ),
     "rate_limited": Wait(
@@ -93,7 +93,7 @@ REMEDIES: dict[ErrorCode, str] = {
     "connection": "Check the agent with `parallax agents probe`, then retry.",
     "http_5xx": "Read the agent's log for the time of the call; retry once it is repaired.",
     "http_4xx": "Correct the task, or the agent's `auth`; the same task would be rejected again.",
-    "rate_limited": "Lower `limits.maxRequests` of the agent to what it allows, or give the task a later deadline.",
+    "rate_limited": "Lower `limits.maxRequests` of the agent to what it allows, or let the agent send `Retry-After` with a 429.",
     "circuit_open": "Repair the agent, then retry; or give the task a later deadline.",
     "bad_response": "Correct the agent's answer (JSON with `confidence` in [0, 1]), or set `confidence` of its registration.",
     "refused": "Ask another agent, or change the task.",

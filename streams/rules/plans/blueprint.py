@@ -33,7 +33,7 @@ class InvalidPlan(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PlanStep:
     """One task of a plan. `task`: as it was sent. `needs`: the steps it depends on, by index. `select`: JMESPath."""
 
     id: str
@@ -50,7 +50,7 @@ class Blueprint:
     id: str
     kind: PlanKind
     strategy: Strategy | None
-    steps: tuple[Step, ...]
+    steps: tuple[PlanStep, ...]
     dependents: tuple[tuple[int, ...], ...]
     max_concurrency: int
     continue_on_error: bool
@@ -118,7 +118,7 @@ def blueprint(plan: Plan, raw_tasks: Sequence[Mapping[str, Any]]) -> Blueprint:
         kind=kind,
         strategy=(plan.strategy or "all") if kind == "parallel" else None,
         steps=tuple(
-            Step(task.id, raw_tasks[n], task.metadata.priority, needs[n], _select(n, task.metadata.input))
+            PlanStep(task.id, raw_tasks[n], task.metadata.priority, needs[n], _select(n, task.metadata.input))
             for n, task in enumerate(plan.tasks)
         ),
         dependents=dependents,

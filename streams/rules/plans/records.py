@@ -22,7 +22,7 @@ from streams.rules.plans.result import plan_result, progress
 from streams.rules.plans.run import Over, PlanRun
 from streams.rules.plans.task_plans import OriginTask, end_of, error_of
 from streams.rules.records import LARGE_BYTES, Output
-from streams.rules.source_record import HOPS_HEADER, OWN_HEADERS, STEP_HEADER, SourceRecord
+from streams.rules.source_record import OWN_HEADERS, STEP_HEADER, SourceRecord
 from streams.rules.task_records import Success, TaskRecorder, Timing
 from streams.rules.tracing.trace import Trace
 
@@ -107,9 +107,9 @@ class PlanRecorder(TaskRecorder):
         data = {"planId": plan_id, "partition": record.partition, "offset": record.offset}
         return self.event("plan:duplicate", plan_id, data, now_ms, tail=tail)
 
-    def plan_forward(self, record: SourceRecord, plan_id: str, partition: int, hops: int, now_ms: int) -> Output:
+    def plan_forward(self, record: SourceRecord, plan_id: str, partition: int, now_ms: int) -> Output:
         """The same bytes to the partition where the results of its steps come in."""
-        headers = [h for h in record.headers if h[0] not in OWN_HEADERS] + [(HOPS_HEADER, str(hops).encode())]
+        headers = [h for h in record.headers if h[0] not in OWN_HEADERS]
         output = Output("plans", plan_id.encode(), record.value, headers, partition=partition)
         if output.size > LARGE_BYTES:
             reason = f"the record of {output.size} bytes is larger than the plans topic accepts"

@@ -22,16 +22,16 @@ MAX_VIEW_STEPS = 1000
 
 def plan_result(run: PlanRun, over: Over, now_ms: int, whole: bool = True, each: bool = True) -> dict[str, Any]:
     """The result. `whole` False: references in place of all answers; `each` False: no results of steps at all."""
-    plan, said = run.plan, over.outcome
+    plan, answer = run.plan, over.outcome
     wire: dict[str, Any] = {"planId": plan.id, "kind": plan.kind}
     if plan.strategy is not None:
         wire["strategy"] = plan.strategy
     wire["status"] = over.verdict.status
     wire["results"] = [_step_result(run, n, over, now_ms, whole) for n in range(len(plan.steps))] if each else []
-    if said.value is not None and whole:
-        wire["result"] = orjson.Fragment(said.value)
-    if said.confidence is not None:
-        wire["confidence"] = said.confidence
+    if answer.value is not None and whole:
+        wire["result"] = orjson.Fragment(answer.value)
+    if answer.confidence is not None:
+        wire["confidence"] = answer.confidence
     if over.verdict.error is not None:
         wire["error"] = over.verdict.error
     if not each:

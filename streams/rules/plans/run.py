@@ -19,11 +19,12 @@ import orjson
 
 from schemas.exact_json import dumps, loads
 from schemas.times import format_time, parse_time
-from streams.rules.plans.answer import Outcome, outcome
-from streams.rules.plans.blueprint import UNBOUNDED_MS, Blueprint, InvalidPlan, Step
+from streams.rules.plans.answer import PlanAnswer, outcome, too_large
+from streams.rules.plans.blueprint import UNBOUNDED_MS, Blueprint, InvalidPlan, PlanStep
 from streams.rules.plans.context import context
-from streams.rules.plans.step_graph import End, Moves, StepGraph, Verdict
+from streams.rules.plans.step_graph import End, Moves, PlanVerdict, StepGraph
 from streams.rules.plans.step_ids import Path, task_id
+from streams.rules.plans.strategies import strategy_of
 from streams.rules.plans.templates import Templates, expand
 from streams.rules.tracing.trace import Trace
 
@@ -33,13 +34,13 @@ MAX_KEPT_BYTES = 4 * 1024 * 1024
 NOT_PASSED_ON = frozenset(("dependencies", "input"))
 
 
-class Start(NamedTuple):
+class StartStep(NamedTuple):
     """Send this step's task."""
 
     path: Path
 
 
-class Stop(NamedTuple):
+class StopStep(NamedTuple):
     """Cancel this step's task: its result is no longer needed."""
 
     path: Path
@@ -48,11 +49,11 @@ class Stop(NamedTuple):
 class Over(NamedTuple):
     """The plan has ended."""
 
-    verdict: Verdict
-    outcome: Outcome
+    verdict: PlanVerdict
+    outcome: PlanAnswer
 
 
-Action = Start | Stop | Over
+Action = StartStep | StopStep | Over
 
 
 @dataclass(slots=True)
@@ -172,7 +173,7 @@ class PlanRun:
         node = self._nodes.get(path[:-1])
         return not self.over and node is not None and node.graph.ends[path[-1]] is None
 
-    def step(self, path: Path) -> Step:
+    def step(self, path: Path) -> PlanStep:
         """The step with that path, which must exist."""
         return self._nodes[path[:-1]].graph.blueprint.steps[path[-1]]
 
@@ -214,20 +215,20 @@ class PlanRun:
             bounds.append(plan.deadline_ms)
         if path:
             bounds.append(self._nodes[path[:-1]].deadline_ms)
-        node = self._nodes[path] = _Node(StepGraph(plan), now_ms, min(bounds))
+        node = self._nodes[path] = _Node(StepGraph(plan, strategy_of(plan)), now_ms, min(bounds))
         heappush(self._deadlines, (node.deadline_ms, path))
         return node.graph
 
-    def _too_late(self, path: Path) -> Verdict:
+    def _too_late(self, path: Path) -> PlanVerdict:
         node, what = self._nodes[path], "pattern" if path else "plan"
         allowed_ms = node.graph.blueprint.timeout_ms
         if node.deadline_ms < node.began_ms + allowed_ms:
             message = f"the deadline {format_time(node.deadline_ms)} passed before the {what} ended"
-            return Verdict("timeout", {"code": "expired", "message": message, "retryable": False})
+            return PlanVerdict("timeout", {"code": "expired", "message": message, "retryable": False})
         message = f"the {what} did not end within {allowed_ms} ms"
-        return Verdict("timeout", {"code": "timeout", "message": message, "retryable": True})
+        return PlanVerdict("timeout", {"code": "timeout", "message": message, "retryable": True})
 
-    def _end_from_outside(self, path: Path, verdict: Verdict, now_ms: int) -> list[Action]:
+    def _end_from_outside(self, path: Path, verdict: PlanVerdict, now_ms: int) -> list[Action]:
         self._nodes[path].graph.stop(verdict)
         return self._work(deque(), path, Moves([], verdict), now_ms)
 
@@ -260,7 +261,7 @@ class PlanRun:
                 self._follow(at[:-1], moves, todo, actions, now_ms)
         return actions
 
-    def _own_end(self, path: Path, end: End, cancelled: str | None, now_ms: int) -> Verdict | None:
+    def _own_end(self, path: Path, end: End, cancelled: str | None, now_ms: int) -> PlanVerdict | None:
         """The end that a plan or a pattern has by itself, if that may have ended this step.
 
         An earlier owner may have cancelled the steps and died before it had committed the end. And steps inherit the
@@ -280,16 +281,18 @@ class PlanRun:
         if moves.verdict is None:
             return
         graph, verdict = self._nodes[path].graph, moves.verdict
-        said = outcome(graph, verdict)
-        if said.error is not None:
-            verdict = graph.verdict = Verdict("failure", said.error)
+        answer = outcome(graph, verdict)
+        if answer.dropped and path != ROOT:  # a plan's result says where the record of the step is; a pattern's cannot
+            answer = too_large(f"pattern {self.step(path).task['target']!r}")
+        if answer.error is not None:
+            verdict = graph.verdict = PlanVerdict("failure", answer.error)
         self._stop(path, actions)
         if path == ROOT:
-            self.over = Over(verdict, said)
+            self.over = Over(verdict, answer)
             actions.append(self.over)
             return
         node = self._close(path)
-        todo.append((path, _end_of(node, verdict, said, now_ms)))
+        todo.append((path, _end_of(node, verdict, answer, now_ms)))
 
     def _stop(self, path: Path, actions: list[Action]) -> None:
         """Cancel the running steps below: their results are no longer needed."""
@@ -299,7 +302,7 @@ class PlanRun:
                 self._stop(below, actions)
                 self._close(below)
             else:
-                actions.append(Stop(below))
+                actions.append(StopStep(below))
 
     def _close(self, path: Path) -> _Node:
         """End a pattern: of its answers only its own is kept."""
@@ -313,7 +316,7 @@ class PlanRun:
         step = self.step(path)
         template = self._templates.get(step.task.get("target", "")) if step.task.get("type") == "pattern" else None
         if template is None:
-            actions.append(Start(path))
+            actions.append(StartStep(path))
             return
         try:
             plan = expand(template, step.task.get("payload"), _plain(self._context(path)))
@@ -339,21 +342,21 @@ class PlanRun:
             end.value, end.dropped = None, dropped
 
 
-def _cancelled(reason: str) -> Verdict:
-    return Verdict("cancelled", {"code": "cancelled", "message": reason, "retryable": False})
+def _cancelled(reason: str) -> PlanVerdict:
+    return PlanVerdict("cancelled", {"code": "cancelled", "message": reason, "retryable": False})
 
 
 def _plain(before: dict[str, Any] | None) -> Any:
     return None if before is None else loads(dumps(before))
 
 
-def _end_of(node: _Node, verdict: Verdict, said: Outcome, now_ms: int) -> End:
+def _end_of(node: _Node, verdict: PlanVerdict, answer: PlanAnswer, now_ms: int) -> End:
     """A pattern's end, as the end of its step."""
     wire: dict[str, Any] = {"status": verdict.status}
     if verdict.error is not None:
         wire["error"] = verdict.error
-    if said.confidence is not None:
-        wire["confidence"] = said.confidence
+    if answer.confidence is not None:
+        wire["confidence"] = answer.confidence
     execution_ms = max(0, now_ms - node.began_ms)  # as in `PlanRun.age_ms`
     wire |= {"executionTime": execution_ms, "retries": 0, "cached": False, "timestamp": format_time(now_ms)}
-    return End(wire, said.value)
+    return End(wire, answer.value)

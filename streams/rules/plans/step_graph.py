@@ -2,7 +2,7 @@
 time.
 
 In: the ends of steps, in any order. Out: steps to start and, once, the verdict. After the verdict, and for steps that
-have ended or never started, no input changes anything.
+have ended or never started, no input changes anything. `strategies.py` decides when a level is over.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from schemas.messages import ResultStatus
 from streams.rules.plans.blueprint import Blueprint
@@ -42,12 +42,26 @@ class End:
         return self.wire.get("confidence")
 
 
-class Verdict(NamedTuple):
-    """How a step graph ended. `winner`: the step whose answer is the plan's own, if one step's is."""
+class PlanVerdict(NamedTuple):
+    """How a step graph ended. `winner`: the step whose answer is the plan's own, if one step's is.
+
+    `confidence`: of the plan's answer: that of the winner, the lowest or the mean of the steps that succeeded.
+    """
 
     status: ResultStatus
     error: dict[str, Any] | None = None
     winner: int | None = None
+    confidence: Literal["winner", "lowest", "mean"] = "lowest"
+
+
+class PlanStrategy(NamedTuple):
+    """How a plan runs. `judge`: the verdict after the end of a step; None while the plan goes on.
+
+    `by_priority`: steps with the highest `metadata.priority` begin first.
+    """
+
+    judge: Callable[[StepGraph, int], PlanVerdict | None]
+    by_priority: bool = False
 
 
 @dataclass(slots=True)
@@ -55,7 +69,7 @@ class Moves:
     """The consequences of an input."""
 
     starts: list[int] = field(default_factory=list)
-    verdict: Verdict | None = None
+    verdict: PlanVerdict | None = None
 
 
 SKIPPED = End({"status": "cancelled"})
@@ -65,22 +79,36 @@ SKIPPED = End({"status": "cancelled"})
 class StepGraph:
     """The steps of one blueprint. `ends`: by index; None for steps that have not ended."""
 
-    __slots__ = ("_left", "_ready", "_waiting", "blueprint", "ends", "good", "in_flight", "started", "verdict")
+    __slots__ = (
+        "_ready",
+        "_strategy",
+        "_waiting",
+        "blueprint",
+        "ends",
+        "good",
+        "in_flight",
+        "left",
+        "started",
+        "verdict",
+    )
 
-    def __init__(self, blueprint: Blueprint) -> None:
+    def __init__(self, blueprint: Blueprint, strategy: PlanStrategy) -> None:
         count = len(blueprint.steps)
         self.blueprint = blueprint
+        self._strategy = strategy
         self.ends: list[End | None] = [None] * count
         self.started = bytearray(count)
         self.good: list[int] = []
         """Steps that succeeded, in the order of their ends."""
         self.in_flight = 0
-        self.verdict: Verdict | None = None
-        self._left = count
+        self.verdict: PlanVerdict | None = None
+        self.left = count
+        """Steps that have not ended."""
         self._waiting = [len(step.needs) for step in blueprint.steps]
-        weighted = blueprint.strategy == "weighted"
         self._ready = [
-            (-step.priority if weighted else 0, n) for n, step in enumerate(blueprint.steps) if not step.needs
+            (-step.priority if strategy.by_priority else 0, n)
+            for n, step in enumerate(blueprint.steps)
+            if not step.needs
         ]
         heapify(self._ready)
 
@@ -96,13 +124,13 @@ class StepGraph:
         if end.status == "success":
             self.good.append(index)
         self.in_flight -= 1
-        self._left -= 1
+        self.left -= 1
         if self.blueprint.kind == "dag":
             self._release(index)
-        self.verdict = _JUDGES[self.blueprint.strategy or self.blueprint.kind](self, index)
+        self.verdict = self._strategy.judge(self, index)
         return Moves([] if self.verdict is not None else self._next(), self.verdict)
 
-    def stop(self, verdict: Verdict) -> None:
+    def stop(self, verdict: PlanVerdict) -> None:
         """End it from outside: cancelled, or out of time."""
         if self.verdict is None:
             self.verdict = verdict
@@ -114,7 +142,7 @@ class StepGraph:
     @property
     def done(self) -> int:
         """How many steps have ended, including skipped ones."""
-        return len(self.ends) - self._left
+        return len(self.ends) - self.left
 
     def failed(self, index: int) -> bool:
         """Whether a step has ended without success."""
@@ -145,14 +173,14 @@ class StepGraph:
                     continue
                 if skips:
                     self.ends[other] = SKIPPED
-                    self._left -= 1
+                    self.left -= 1
                     ended.append(other)
                 else:
                     self._waiting[other] -= 1
                     if self._waiting[other] == 0:
                         heappush(self._ready, (0, other))
 
-    def _why(self, index: int) -> dict[str, Any]:
+    def why(self, index: int) -> dict[str, Any]:
         """The error of a plan that failed because of this step."""
         error = self._error(index)
         return {
@@ -170,7 +198,7 @@ class StepGraph:
         end = self.ends[index]
         return {} if end is None else end.wire.get("error") or {}
 
-    def _every_reason(self) -> dict[str, Any]:
+    def every_reason(self) -> dict[str, Any]:
         """The error of a plan without a successful step, in the order of the plan."""
         own = [n for n in range(len(self.ends)) if self.ends[n] is not SKIPPED]
         reasons = [
@@ -188,65 +216,9 @@ class StepGraph:
 
     def surest(self, among: list[int]) -> int:
         """The step with the highest confidence; of equals the first in the plan."""
-        return max(among, key=lambda n: (self._confidence(n), -n))
+        return max(among, key=lambda n: (self.confidence(n), -n))
 
-    def _confidence(self, index: int) -> float:
+    def confidence(self, index: int) -> float:
+        """Of a step's answer; 1 if it states none."""
         end = self.ends[index]
         return 1.0 if end is None or end.confidence is None else end.confidence
-
-    # One function for each kind of plan: None while it runs.
-
-    def _all(self, index: int) -> Verdict | None:
-        if self.failed(index):
-            return Verdict("failure", self._why(index))
-        return None if self._left else Verdict("success")
-
-    def _race(self, index: int) -> Verdict | None:
-        if not self.failed(index):
-            return Verdict("success", winner=index)
-        return None if self._left else Verdict("failure", self._every_reason())
-
-    def _settled(self, index: int) -> Verdict | None:
-        return None if self._left else Verdict("success")
-
-    def _weighted(self, index: int) -> Verdict | None:
-        if not self.failed(index) and self._confidence(index) >= self.blueprint.threshold:
-            return Verdict("success", winner=index)
-        if self._left:
-            return None
-        good = self.successes()
-        return Verdict("success", winner=self.surest(good)) if good else Verdict("failure", self._every_reason())
-
-    def _sequential(self, index: int) -> Verdict | None:
-        if self.failed(index) and not self.blueprint.continue_on_error:
-            return Verdict("failure", self._why(index))
-        return None if self._left else self._last(good_only=True)
-
-    def _dag(self, index: int) -> Verdict | None:
-        if self._left:
-            return None
-        if not self.blueprint.continue_on_error:
-            bad = [n for n in range(len(self.ends)) if self.failed(n) and self.ends[n] is not SKIPPED]
-            if bad:
-                return Verdict("failure", self._why(bad[0]))
-        sinks = [n for n, others in enumerate(self.blueprint.dependents) if not others]
-        return self._last(good_only=False, winner=sinks[0] if len(sinks) == 1 else None)
-
-    def _last(self, good_only: bool, winner: int | None = None) -> Verdict:
-        """All steps have ended: a success, unless none of them succeeded."""
-        good = self.successes()
-        if not good:
-            return Verdict("failure", self._every_reason())
-        if good_only:
-            return Verdict("success", winner=good[-1])
-        return Verdict("success", winner=winner if winner in good else None)
-
-
-_JUDGES: dict[str, Callable[[StepGraph, int], Verdict | None]] = {
-    "all": StepGraph._all,
-    "race": StepGraph._race,
-    "allSettled": StepGraph._settled,
-    "weighted": StepGraph._weighted,
-    "sequential": StepGraph._sequential,
-    "dag": StepGraph._dag,
-}

@@ -44,7 +44,7 @@ def read_templates(rows: Iterable[Any]) -> dict[str, Template]:
             raise InvalidPlan(f"template {name}: plan and parameters must be objects")
         found[name] = row
         if len(found) > MAX_TEMPLATES:
-            raise InvalidPlan(f"template {name}: there may be {MAX_TEMPLATES}")
+            raise InvalidPlan(f"template {name}: is one too many; at most {MAX_TEMPLATES} are allowed")
         try:
             read_plan({**row["plan"], "id": name})
         except InvalidPlan as error:

@@ -44,7 +44,7 @@ class BadOtel(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ExportSettings:
     """`exporters`: `otlp`, `console`; `protocol` of OTLP; `endpoint`: fit for display; `asked_by`: the variable that
     enables tracing.
     """
@@ -55,7 +55,7 @@ class Wanted:
     asked_by: str
 
 
-def wanted(environ: Mapping[str, str]) -> Wanted | None:
+def wanted(environ: Mapping[str, str]) -> ExportSettings | None:
     """What to export. Nothing unless an endpoint or an exporter is named. Raises `BadOtel`.
 
     >>> wanted({}), wanted({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h:4318", "OTEL_SDK_DISABLED": "true"})
@@ -63,26 +63,27 @@ def wanted(environ: Mapping[str, str]) -> Wanted | None:
     >>> wanted({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://u:p@h:4318"}).endpoint
     'http://h:4318'
     """
-    said = {name: value.strip() for name, value in environ.items() if name.startswith("OTEL_") and value.strip()}
-    asked_by = next((name for name in (*ENDPOINTS, EXPORTERS) if name in said), None)
-    if asked_by is None or said.get("OTEL_SDK_DISABLED", "").lower() == "true":
+    variables = {name: value.strip() for name, value in environ.items() if name.startswith("OTEL_") and value.strip()}
+    asked_by = next((name for name in (*ENDPOINTS, EXPORTERS) if name in variables), None)
+    if asked_by is None or variables.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
-    exporters = tuple(name.strip() for name in said.get(EXPORTERS, "otlp").split(","))
+    exporters = tuple(name.strip() for name in variables.get(EXPORTERS, "otlp").split(","))
     for name in exporters:
         _one_of(EXPORTERS, name, KNOWN_EXPORTERS)
     if exporters == ("none",):
         return None
     if "none" in exporters:
         raise BadOtel(f"{EXPORTERS}: none cannot be combined with another exporter")
-    protocol = _protocol(said)
+    protocol = _protocol(variables)
     for name in ENDPOINTS:
-        _endpoint(name, said)
+        _endpoint(name, variables)
     shown = next(
-        (said[name] for name in ENDPOINTS if name in said), DEFAULT_GRPC if protocol == "grpc" else DEFAULT_HTTP
+        (variables[name] for name in ENDPOINTS if name in variables),
+        DEFAULT_GRPC if protocol == "grpc" else DEFAULT_HTTP,
     )
-    _sampler(said)
-    _numbers(said)
-    return Wanted(exporters, protocol, redacted(shown), asked_by)
+    _sampler(variables)
+    _numbers(variables)
+    return ExportSettings(exporters, protocol, redacted(shown), asked_by)
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -90,19 +91,19 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
         raise BadOtel(f"{name}: {value[:80]!r} is not known here; known are {', '.join(known)}")
 
 
-def _protocol(said: Mapping[str, str]) -> str:
-    name = next((name for name in PROTOCOLS if name in said), None)
+def _protocol(variables: Mapping[str, str]) -> str:
+    name = next((name for name in PROTOCOLS if name in variables), None)
     if name is None:
         return KNOWN_PROTOCOLS[0]
-    _one_of(name, said[name], KNOWN_PROTOCOLS)
-    return said[name]
+    _one_of(name, variables[name], KNOWN_PROTOCOLS)
+    return variables[name]
 
 
-def _endpoint(name: str, said: Mapping[str, str]) -> None:
-    if name not in said:
+def _endpoint(name: str, variables: Mapping[str, str]) -> None:
+    if name not in variables:
         return
     try:
-        parts = urlsplit(said[name])
+        parts = urlsplit(variables[name])
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         good = False
@@ -110,37 +111,37 @@ def _endpoint(name: str, said: Mapping[str, str]) -> None:
         raise BadOtel(f"{name}: must be a URL, http://host:port or https://host:port")
 
 
-def _sampler(said: Mapping[str, str]) -> None:
-    sampler = said.get(SAMPLER, "parentbased_always_on").lower()
+def _sampler(variables: Mapping[str, str]) -> None:
+    sampler = variables.get(SAMPLER, "parentbased_always_on").lower()
     _one_of(SAMPLER, sampler, KNOWN_SAMPLERS)
-    if sampler.endswith("traceidratio") and SAMPLER_ARG in said:
-        _number(SAMPLER_ARG, said, float, lambda share: 0 <= share <= 1, "a number from 0 to 1")
+    if sampler.endswith("traceidratio") and SAMPLER_ARG in variables:
+        _number(SAMPLER_ARG, variables, float, lambda share: 0 <= share <= 1, "a number from 0 to 1")
 
 
-def _numbers(said: Mapping[str, str]) -> None:
+def _numbers(variables: Mapping[str, str]) -> None:
     for name in _COUNTS:
-        _number(name, said, int, lambda count: count > 0, "a whole number above 0")
-    most, batch = (int(said.get(name, _COUNTS[name])) for name in list(_COUNTS)[:2])
+        _number(name, variables, int, lambda count: count > 0, "a whole number above 0")
+    most, batch = (int(variables.get(name, _COUNTS[name])) for name in list(_COUNTS)[:2])
     if batch > most:
         raise BadOtel(
             f"OTEL_BSP_MAX_EXPORT_BATCH_SIZE: {batch} is more than the queue holds ({most}, OTEL_BSP_MAX_QUEUE_SIZE)"
         )
     for name in _LIMITS:
-        _number(name, said, int, lambda count: count >= 0, "a whole number")
+        _number(name, variables, int, lambda count: count >= 0, "a whole number")
     for name in _TIMEOUTS:
-        _number(name, said, float, lambda seconds: seconds > 0, "a number of seconds above 0")
+        _number(name, variables, float, lambda seconds: seconds > 0, "a number of seconds above 0")
     for name in _COMPRESSIONS:
-        if name in said:
-            _one_of(name, said[name].lower(), ("none", "gzip", "deflate"))
+        if name in variables:
+            _one_of(name, variables[name].lower(), ("none", "gzip", "deflate"))
 
 
 def _number(
-    name: str, said: Mapping[str, str], read: Callable[[str], float], good: Callable[[float], bool], what: str
+    name: str, variables: Mapping[str, str], read: Callable[[str], float], good: Callable[[float], bool], what: str
 ) -> None:
-    if name not in said:
+    if name not in variables:
         return
     try:
-        fits = good(read(said[name]))
+        fits = good(read(variables[name]))
     except ValueError:
         fits = False
     if not fits:

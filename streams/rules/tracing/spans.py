@@ -120,9 +120,9 @@ def record_attributes(record: SourceRecord, topic: str, group: str) -> Attribute
         "messaging.kafka.message.offset": record.offset,
     }
     for name, key in (("messaging.message.id", "ce_id"), ("cloudevents.event_type", "ce_type")):
-        said = header(record.headers, key)
-        if said:
-            found[name] = said[:MAX_NAME]
+        text = header(record.headers, key)
+        if text:
+            found[name] = text[:MAX_NAME]
     return found
 
 

@@ -45,7 +45,8 @@ def _reading(name: str, value: float) -> Reading:
 
 def bucket_of(name: str, value: float) -> int:
     """The bucket of a value of this measure."""
-    return sketch.time_bucket(value * UNITS.get(name, 1.0))
+    unit = UNITS.get(name, 1.0)
+    return sketch.time_bucket(value * unit, sketch.MAX_TIME_MS * unit)
 
 
 def value_of(name: str, bucket: int) -> float:

@@ -23,7 +23,7 @@ MAX_TIME_MS = sketch.MAX_TIME_MS
 """Longer execution times count as this long."""
 
 
-class Sample:
+class PointSample:
     """The numbers of one data point, scaled and binned once for all its windows."""
 
     __slots__ = ("bin", "confidence", "fixed", "hist_bin", "measures", "square", "success", "time_bucket", "time_fixed")
@@ -48,7 +48,7 @@ class Moments:
     >>> from schemas.messages import ConfidenceDataPoint as P
     >>> m = Moments()
     >>> for c in (0.25, 0.75):
-    ...     m.observe(Sample(P(agent_id="a", confidence=c, success=True, timestamp=0, execution_time=8)))
+    ...     m.observe(PointSample(P(agent_id="a", confidence=c, success=True, timestamp=0, execution_time=8)))
     >>> m.count, m.mean(), m.variance(), Moments.from_json(m.to_json()) == m
     (2, 0.5, 0.0625, True)
     """
@@ -82,7 +82,7 @@ class Moments:
         self.times: sketch.Histogram = {}
         self.measures: measures.Held = {}
 
-    def observe(self, sample: Sample) -> None:
+    def observe(self, sample: PointSample) -> None:
         fixed = sample.fixed
         row = self.bins.get(sample.bin)
         if row is None:
@@ -109,7 +109,7 @@ class Moments:
         if sample.measures:
             measures.add(self.measures, sample.measures)
 
-    def correct(self, sample: Sample, was: bool) -> bool:
+    def correct(self, sample: PointSample, was: bool) -> bool:
         """Correct the success of a point that is counted here as `was`; False if there is no such point."""
         row = self.bins.get(sample.bin)
         if row is None or (row[1] == 0 if was else row[1] == row[0]):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from schemas.messages import Interval
-from streams.rules.windows.windows import COARSEST, FINEST, INTERVALS, SIZES_MS, WindowId, start_of
+from streams.rules.windows.windows import INTERVALS, SIZES_MS, WindowId, start_of
 
 COARSEST_FIRST = INTERVALS[::-1]
 MOST = 2000
@@ -26,27 +26,16 @@ def tiles(begin_ms: int, end_ms: int, floors: Mapping[Interval, int]) -> list[Wi
     >>> tiles(25 * hour, 26 * hour, {"day": 0, "hour": 40 * hour, "minute": 40 * hour})
     [('day', 86400000)]
     """
-    begin_ms = max(begin_ms, floors[COARSEST])
+    begin_ms = max(begin_ms, min(floors.values()))
     found: list[WindowId] = []
-    at = begin_ms
-    for interval in INTERVALS:
-        at = start_of(begin_ms, interval)
-        if at >= floors[interval]:
-            break
+    at = next(start for i in INTERVALS if (start := start_of(begin_ms, i)) >= floors[i])
     while at < end_ms and len(found) < MOST:
-        interval = _coarsest(at, end_ms, floors)
+        # Where a kept window starts or ends, one at least is kept: floors are bounds of windows.
+        kept = [i for i in INTERVALS if at % SIZES_MS[i] == 0 and at >= floors[i]]
+        interval = next((i for i in reversed(kept) if at + SIZES_MS[i] <= end_ms), kept[0])
         found.append((interval, at))
         at += SIZES_MS[interval]
     return found
-
-
-def _coarsest(at: int, end_ms: int, floors: Mapping[Interval, int]) -> Interval:
-    """The largest window that starts here and ends in the range; a larger one if the smaller is no longer kept."""
-    for place, interval in enumerate(COARSEST_FIRST[:-1]):
-        finer = COARSEST_FIRST[place + 1]
-        if at % SIZES_MS[interval] == 0 and (at + SIZES_MS[interval] <= end_ms or at < floors[finer]):
-            return interval
-    return FINEST
 
 
 def covered(found: list[WindowId]) -> tuple[int, int]:

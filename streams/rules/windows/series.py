@@ -18,7 +18,7 @@ from streams.rules.detection.detectors import Detectors, Thresholds
 from streams.rules.detection.grouping import Sibling, publishable, surfaced
 from streams.rules.detection.silence import Silence
 from streams.rules.detection.verdicts import Verdicts
-from streams.rules.windows.moments import Sample
+from streams.rules.windows.moments import PointSample
 from streams.rules.windows.windows import FINEST, INTERVALS, Spans, Window, WindowId, Windows
 
 VERSION = 6
@@ -41,6 +41,7 @@ class Series:
         "born",
         "calibration",
         "detectors",
+        "failures",
         "id",
         "judged",
         "late",
@@ -69,6 +70,8 @@ class Series:
         self.calibration = Calibration()
         self.judged: Judged = ""
         self.verdicts = Verdicts()
+        self.failures = Verdicts()
+        """Of the points themselves: dispatch counts every answer as a success, other writers may not."""
         self.windows = Windows(spans)
         self.detectors = None if limits is None else Detectors(series_id, limits)
         self.anomalies: list[Anomaly] = []
@@ -82,7 +85,7 @@ class Series:
         if self.born < 0:
             self.born = offset
         time_ms = point.timestamp
-        sample = Sample(point)
+        sample = PointSample(point)
         if point.feedback:
             self._judge(point, sample, archived)
             return True
@@ -106,8 +109,10 @@ class Series:
 
         Dispatch counts every answer as a success and gives every failure a confidence of 0: that calibrates nothing.
         """
-        if not self.judged and not point.success and point.confidence > 0:
-            self.judged = "points"
+        if not point.success and point.confidence > 0:
+            self.judged = self.judged or "points"
+            if point.task_id is not None:
+                self.failures.change(point.task_id, False)
         if self.judged == "points":
             self._learn(point.confidence, point.success)
 
@@ -116,11 +121,13 @@ class Series:
         if self.calibration.count > MOST:
             self.calibration.fade()
 
-    def _judge(self, point: ConfidenceDataPoint, sample: Sample, archived: Callable[[WindowId], Window | None]) -> None:
+    def _judge(
+        self, point: ConfidenceDataPoint, sample: PointSample, archived: Callable[[WindowId], Window | None]
+    ) -> None:
         """Add a task's true outcome: from the first such outcome on, only these count for the calibration."""
         task_id = point.task_id or ""
         first = self.verdicts.first(task_id)
-        change = self.verdicts.change(task_id, point.success)
+        change = self.verdicts.change(task_id, point.success, self.failures.first(task_id))
         if change is None:
             return
         if self.judged != "feedback":
@@ -132,8 +139,7 @@ class Series:
                 moment = Moment(self.partition, self.offset, point.timestamp)
                 self.anomalies += self.detectors.judge(point.confidence, now, moment)
         else:
-            self.calibration.add(point.confidence, was, -1)
-            self.calibration.add(point.confidence, now)
+            self.calibration.correct(point.confidence, now)
         if was != now:
             self.windows.correct(point.timestamp, sample, was, self.offset, archived)
 
@@ -147,11 +153,12 @@ class Series:
         self.silence.observe(at.time_ms, detectors.limits.silent_after_ms)
 
     def silent_ms(self) -> int:
-        """From when on this series' silence is unusual, epoch ms; -1: never, or it has been reported."""
-        detectors = self.detectors
-        if detectors is None or "silent" in detectors.alarms.firing:
-            return -1
-        return self.silence.due_ms(detectors.limits.silent_after_ms)
+        """From when on this series' silence is unusual, epoch ms; -1: never, or it cannot be reported (again) now."""
+        return -1 if self.detectors is None or not self.detectors.alarms.ready("silent") else self.silent_from_ms()
+
+    def silent_from_ms(self) -> int:
+        """As `silent_ms`, also if it has been reported."""
+        return -1 if self.detectors is None else self.silence.due_ms(self.detectors.limits.silent_after_ms)
 
     def fall_silent(self) -> None:
         """The caller's clock has passed `silent_ms`, and no other series of the agent had a point since this one
@@ -215,7 +222,8 @@ class Series:
     def _later(self) -> list[Any]:
         pending = [anomaly.wire() for anomaly in self.anomalies]
         known = [self.silence.to_json(), self.born, self.judged, self.calibration.to_json(), self.verdicts.to_json()]
-        return [*known, pending, [self.base, self.stamp_ms, self.arrived_ms, list(self.windows.floors.values())]]
+        floors = [self.windows.floor(interval) for interval in INTERVALS]  # kept when more windows are kept from now on
+        return [*known, pending, [self.base, self.stamp_ms, self.arrived_ms, floors], self.failures.to_json()]
 
     @classmethod
     def from_json(
@@ -231,13 +239,16 @@ class Series:
         series.windows = Windows.from_json(windows, spans)
         if later:
             silence, series.born, series.judged, calibration, verdicts, *newer = later
-            series.silence = Silence.from_json(silence)
+            if detectors is not None:  # with detection off, no points were noted
+                series.silence = Silence.from_json(silence)
             series.calibration = Calibration.from_json(calibration)
             series.verdicts = Verdicts.from_json(verdicts)
             series.anomalies = [Anomaly.model_validate(anomaly) for anomaly in (newer or [[]])[0]]
             if len(newer) > 1:
                 series.base, series.stamp_ms, series.arrived_ms, floors = newer[1]
                 series.windows.floors = dict(zip(INTERVALS, floors, strict=True))
+            if len(newer) > 2:
+                series.failures = Verdicts.from_json(newer[2])
         if limits is not None and detectors is not None:
             series.detectors = Detectors.from_json(detectors, series_id, limits)
         return series

@@ -1,7 +1,8 @@
 """Two mergeable histograms: confidences in 201 fixed bins, execution times in buckets of 1 % relative accuracy. Pure.
 
 In: values. Out: counts per bin, merged sums of counts, quantiles. Counts are plain integers, so the order of updates and merges
-never matters. Both are bounded: 201 bins, and at most 1,153 time buckets (0.1 ms to 10^9 ms, about 11 days; outside: the edge).
+never matters. Both are bounded: 201 bins, and at most 1,153 time buckets (0.1 ms to 10^9 ms, about 11 days; outside: the edge),
+or 1,843 for measures in smaller units.
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ def confidence_bin(confidence: float) -> int:
     return round(confidence * (CONFIDENCE_BINS - 1))
 
 
-def time_bucket(time_ms: float) -> int:
-    """The bucket of an execution time, ms. Bucket 0 holds everything below 0.1 ms.
+def time_bucket(time_ms: float, most: float = MAX_TIME_MS) -> int:
+    """The bucket of an execution time, ms. Bucket 0 holds everything below 0.1 ms, the last one `most` and above.
 
     >>> time_bucket(0.0), time_bucket(1e300) == time_bucket(1e9)
     (0, True)
     """
     if time_ms < MIN_TIME_MS:
         return 0
-    return math.ceil(math.log(min(time_ms, MAX_TIME_MS)) * _PER_LOG) - _LOWEST + 1
+    return math.ceil(math.log(min(time_ms, most)) * _PER_LOG) - _LOWEST + 1
 
 
 def time_of(bucket: int) -> float:

@@ -20,7 +20,7 @@ from schemas.messages import Interval
 from schemas.times import format_time
 from schemas.topics import DAY_MS, HOUR_MS, MINUTE_MS
 from streams.rules.windows import measures
-from streams.rules.windows.moments import Moments, Sample
+from streams.rules.windows.moments import Moments, PointSample
 
 SIZES_MS: dict[Interval, int] = {"minute": MINUTE_MS, "hour": HOUR_MS, "day": DAY_MS}
 INTERVALS = tuple(SIZES_MS)
@@ -61,7 +61,7 @@ class Window:
         self.offset = offset
         self.closed = closed
 
-    def observe(self, sample: Sample, offset: int) -> bool:
+    def observe(self, sample: PointSample, offset: int) -> bool:
         """Add a point once: False if its offset was counted before (a replay)."""
         if offset <= self.offset:
             return False
@@ -69,7 +69,7 @@ class Window:
         self.offset = offset
         return True
 
-    def correct(self, sample: Sample, was: bool, offset: int) -> bool:
+    def correct(self, sample: PointSample, was: bool, offset: int) -> bool:
         """Correct the success of a point once: False if this record was counted before, or the point is not here."""
         if offset <= self.offset or not self.moments.correct(sample, was):
             return False
@@ -102,8 +102,7 @@ def start_of(time_ms: int, interval: Interval) -> int:
 class Windows:
     """The open windows of one series and the rules by which they close and expire.
 
-    `apply` and `close_due` put windows to be written into `touched` (open or closed) and `expired`; the caller empties
-    them.
+    `apply`, `correct` and `close_due` put windows to be written into `touched`, open or closed; the caller empties it.
     """
 
     __slots__ = ("dropped", "due_ms", "floors", "open", "spans", "touched", "watermark_ms")
@@ -129,7 +128,9 @@ class Windows:
             return self.floor(interval)
         return max(self.floor(interval), start_of(now_ms, interval) - (span.keep - 1) * span.size_ms)
 
-    def apply(self, time_ms: int, sample: Sample, offset: int, archived: Callable[[WindowId], Window | None]) -> bool:
+    def apply(
+        self, time_ms: int, sample: PointSample, offset: int, archived: Callable[[WindowId], Window | None]
+    ) -> bool:
         """Count one point; True if it was late (past the minute's grace).
 
         `archived` returns a closed window that is no longer in memory, or None without one.
@@ -153,7 +154,7 @@ class Windows:
         return late
 
     def correct(
-        self, time_ms: int, sample: Sample, was: bool, offset: int, archived: Callable[[WindowId], Window | None]
+        self, time_ms: int, sample: PointSample, was: bool, offset: int, archived: Callable[[WindowId], Window | None]
     ) -> None:
         """Correct the success of a point of that time in every window that still holds it."""
         for interval in INTERVALS:

@@ -213,8 +213,9 @@ def _plain(holder: dict[str, Any], levels: int = 2) -> dict[str, Any]:
     for name in ("status", "message", "artifact"):
         if isinstance(found.get(name), dict):
             found[name] = _plain(found[name], levels - 1)
-    if isinstance(found.get("artifacts"), list):
-        found["artifacts"] = [_plain(one, 0) if isinstance(one, dict) else one for one in found["artifacts"]]
+    for name in ("artifacts", "history"):
+        if isinstance(found.get(name), list):
+            found[name] = [_plain(one, 0) if isinstance(one, dict) else one for one in found[name]]
     return found
 
 

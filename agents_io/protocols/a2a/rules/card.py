@@ -110,8 +110,8 @@ def _interfaces(card: dict[str, Any]) -> list[Interface]:
         if not row.get("protocolVersion")
     ]
     found: dict[tuple[Version, Binding], Interface] = {}
-    for name, said, url, tenant in rows:
-        binding, spoken = _binding(name), _spoken(said)
+    for name, claimed, url, tenant in rows:
+        binding, spoken = _binding(name), _spoken(claimed)
         if binding is not None and spoken is not None and isinstance(url, str) and (spoken, binding) not in found:
             tenant = tenant if isinstance(tenant, str) and tenant else None
             found[spoken, binding] = Interface(spoken, binding, _path(url), tenant)

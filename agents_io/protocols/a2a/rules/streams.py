@@ -88,6 +88,8 @@ class StreamedTask:
         self._as_jsonrpc = as_jsonrpc
         self._max = max_bytes
         self._size = 0
+        self._sizes: dict[str, int] = {}
+        """Bytes of each artifact as it is now; `_size`: of all."""
         self._whole: dict[str, Any] | None = None
         self._task: dict[str, Any] = {}
         self._artifacts: dict[str, dict[str, Any]] = {}
@@ -164,9 +166,12 @@ class StreamedTask:
         key = str(artifact.get("artifactId"))
         parts = dicts(artifact.get("parts"))
         known = self._artifacts.get(key) if appends else None
-        if known is None:
+        grown = sum(len(dumps(part)) for part in parts)
+        if known is None:  # a new one, or the newest state of one
             known = self._artifacts[key] = {**artifact, "parts": []}
-        self._size += sum(len(dumps(part)) for part in parts)
+            grown += len(dumps(known)) - self._sizes.get(key, 0)
+        self._sizes[key] = self._sizes.get(key, 0) + grown
+        self._size += grown
         if self._size > self._max:
             raise AnswerTooLarge(f"the answer is larger than {self._max} bytes")
         known["parts"] += parts

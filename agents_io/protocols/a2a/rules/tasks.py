@@ -183,10 +183,7 @@ def offers_no_stream(error: dict[str, Any]) -> bool:
 def _task(task: dict[str, Any], reading: Reading) -> Answer | Pending:
     state = state_of(task)
     if state == "completed":
-        sources = dicts(task.get("artifacts"))
-        if not sources and isinstance(task["status"].get("message"), dict):
-            sources = [task["status"]["message"]]
-        return _answer(task, sources, reading)
+        return _answer(task, _sources(task), reading)
     if state in ("submitted", "working"):
         if (task_id := _id(task)) is None:
             raise BadResponse("the agent's task has no id to ask for it by")
@@ -206,6 +203,17 @@ def _task(task: dict[str, Any], reading: Reading) -> Answer | Pending:
         needs_auth.task_id = _id(task)
         raise needs_auth
     raise BadResponse(f"the agent's task has an unknown state: {excerpt(state.encode())}")
+
+
+def _sources(task: dict[str, Any]) -> list[dict[str, Any]]:
+    """What holds the answer: the artifacts; else the status' message; else the last message, if it is the agent's."""
+    if artifacts := dicts(task.get("artifacts")):
+        return artifacts
+    message, history = task["status"].get("message"), task.get("history")
+    if isinstance(message, dict):
+        return [message]
+    last = dicts(history[-1:]) if isinstance(history, list) else []
+    return [message for message in last if message.get("role") in ("agent", "ROLE_AGENT")]
 
 
 def _id(task: dict[str, Any]) -> str | None:
@@ -234,7 +242,7 @@ def _answer(whole: dict[str, Any], sources: list[dict[str, Any]], reading: Readi
     content, texts = _content(parts)
     if content is None and reading.value is None:
         raise BadResponse("the agent's answer has no parts")
-    holders = [whole, *sources, *parts] if whole is not sources[0] else [whole, *parts]
+    holders = [whole, *(source for source in sources if source is not whole), *parts]
     answer = answer_within(whole, content, _told_beside(holders), reading)
     beside = _metadata(holders, reading) | ({"text": texts} if texts else {})
     answer.metadata.update({name: value for name, value in beside.items() if name not in answer.metadata})

@@ -7,6 +7,7 @@ error_code (case, `-`, `_` and blanks do not matter)                            
   ANALYSIS_FAILED, INTERNAL, UNKNOWN, none, whatever is not below, 500-599            http_5xx       yes, yes
   TIMEOUT, DEADLINE_EXCEEDED, 408                                                     timeout        yes, yes
   RATE_LIMITED, RESOURCE_EXHAUSTED, OVERLOADED, BUSY, DRAINING, 425, 429              rate_limited   no, yes
+    waits as long as the message asks to: "try again in 2s"
   INVALID_ARGUMENT, BAD_REQUEST, VALIDATION_ERROR, NOT_FOUND, UNSUPPORTED,
     UNIMPLEMENTED, UNAUTHENTICATED, UNAUTHORIZED, PERMISSION_DENIED, FORBIDDEN,
     FAILED_PRECONDITION, OUT_OF_RANGE, ALREADY_EXISTS, other 400-499                  http_4xx       no, no
@@ -28,6 +29,7 @@ from agents_io.errors import (
 )
 from agents_io.rules.answer import answer_beside, excerpt
 from agents_io.rules.statuses import StillRunning
+from agents_io.rules.waits import wait_of
 from agents_io.transport import Answer
 
 _TIMEOUT = frozenset({"TIMEOUT", "DEADLINEEXCEEDED", "408"})
@@ -79,14 +81,17 @@ def error_of(error_code: str, error_message: str, attempt: int = 1) -> AgentErro
     ('ServerError', 'ClientError')
     >>> error_of("429", "later").message
     "the agent answered 429: 'later'"
+    >>> error_of("BUSY", "full; try again in 2s").retry_after_s
+    2.0
     """
     code = "".join(char for char in error_code.upper() if char.isalnum())[:64]
-    said = excerpt(error_message.encode()) if error_message.strip() else "no message"
-    text = f"the agent answered {code_text(error_code)}: {said}"
+    shown = excerpt(error_message.encode()) if error_message.strip() else "no message"
+    text = f"the agent answered {code_text(error_code)}: {shown}"
     if code in _TIMEOUT:
         return CallTimeout(text)
     if code in _LIMITED:
-        return RateLimited(text)
+        # A TaskError has no field for it.
+        return RateLimited(text, retry_after_s=wait_of({}, error_message.encode(), 0.0))
     if code in _REPEATED and attempt > 1:
         return StillRunning(text)
     if code in _CALLER or (len(code) == 3 and code.isascii() and code.isdigit() and code[0] == "4"):

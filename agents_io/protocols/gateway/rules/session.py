@@ -58,7 +58,7 @@ class NotOpen(Exception):
     """The session takes no request now: it is opening, draining or closed."""
 
 
-class Full(Exception):
+class TooManyOutstanding(Exception):
     """The limit of open requests is reached."""
 
 
@@ -133,11 +133,11 @@ class Session:
         return changed
 
     def begin(self, task_id: str) -> str:
-        """Opens a request; its id, unlike any before it. Raises `NotOpen`, `Full`."""
+        """Opens a request; its id, unlike any before it. Raises `NotOpen`, `TooManyOutstanding`."""
         if self.state != "open":
             raise NotOpen(self.state)
         if len(self._open) >= self.config.max_outstanding:
-            raise Full
+            raise TooManyOutstanding
         self._asked += 1
         request_id = f"{self.key}-{self._asked}"
         self._open[request_id] = task_id
@@ -173,8 +173,8 @@ class Session:
         return left
 
 
-def _status(said: str) -> Status:
-    word = said.strip().lower()
+def _status(text: str) -> Status:
+    word = text.strip().lower()
     if word in ("", "healthy"):
         return "healthy"
     return "draining" if word == "draining" else "degraded"

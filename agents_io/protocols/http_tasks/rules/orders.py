@@ -100,7 +100,7 @@ def read_reply(body: bytes, content_type: str) -> Answer:
 
 
 def _json(value: Any) -> Answer:
-    said = value.get("confidence") if isinstance(value, dict) else None
-    if isinstance(said, (int, float)) and not isinstance(said, bool) and isfinite(said) and 0 <= said <= 1:
-        return Answer(value, float(said))
+    stated = value.get("confidence") if isinstance(value, dict) else None
+    if isinstance(stated, (int, float)) and not isinstance(stated, bool) and isfinite(stated) and 0 <= stated <= 1:
+        return Answer(value, float(stated))
     return Answer(value, 1.0)

@@ -74,9 +74,9 @@ class ToolCall:
         return {"name": self.name, "arguments": self.arguments(payload)}
 
 
-def initialize_params() -> dict[str, Any]:
-    """Parameters of `initialize`: the newest version with a handshake, and no capabilities of the client."""
-    return {"protocolVersion": LEGACY[0], "capabilities": {}, "clientInfo": CLIENT}
+def initialize_params(version: str) -> dict[str, Any]:
+    """Parameters of `initialize`: a version with a handshake, and no capabilities of the client."""
+    return {"protocolVersion": version, "capabilities": {}, "clientInfo": CLIENT}
 
 
 def negotiated(result: dict[str, Any]) -> str:
@@ -115,11 +115,28 @@ def speaks_modern(error: dict[str, Any] | None) -> bool:
     """Whether an error in answer to `initialize` may come from a server without a handshake."""
     if error is None:
         return False
-    data = error.get("data")
-    supported = data.get("supported") if isinstance(data, dict) else None
-    if isinstance(supported, list):
+    supported = _supported(error)
+    if supported is not None:
         return MODERN in supported
     return error.get("code") in (UNSUPPORTED_VERSION, -32020, -32600, -32601, -32602)
+
+
+def other_version(error: dict[str, Any] | None) -> str | None:
+    """The newest version with a handshake that an error in answer to `initialize` offers.
+
+    By the specification a server answers with another version instead; some refuse ours, as its example of an error does.
+
+    >>> other_version({"code": -32602, "data": {"supported": ["2024-11-05"]}}), other_version({"code": -32602})
+    ('2024-11-05', None)
+    """
+    supported = _supported(error or {}) or []
+    return next((version for version in LEGACY if version in supported), None)
+
+
+def _supported(error: dict[str, Any]) -> list[Any] | None:
+    data = error.get("data")
+    supported = data.get("supported") if isinstance(data, dict) else None
+    return supported if isinstance(supported, list) else None
 
 
 def tool_answer(result: dict[str, Any], reading: Reading) -> Answer:
@@ -142,8 +159,8 @@ def tool_answer(result: dict[str, Any], reading: Reading) -> Answer:
         if texts and _TASKS_FAULT.match(texts[0].strip()):
             raise ClientError(f"the tool does not take this task: {why}")
         raise ServerError(f"the tool reports a failure: {why}")
-    said = _said(result, blocks, texts) if reading.value is None or "structuredContent" in result else None
-    answer = answer_within(result, said, _stated_confidence(result), reading)
+    stated = _content(result, blocks, texts) if reading.value is None or "structuredContent" in result else None
+    answer = answer_within(result, stated, _stated_confidence(result), reading)
     answer.metadata.update({key: value for key, value in _beside(result).items() if key not in answer.metadata})
     return answer
 
@@ -168,11 +185,11 @@ def _stated_confidence(result: dict[str, Any]) -> Any:
     return next((value for key, value in meta.items() if key == "confidence" or key.endswith("/confidence")), None)
 
 
-def _said(result: dict[str, Any], blocks: list[dict[str, Any]], texts: list[str]) -> Any:
+def _content(result: dict[str, Any], blocks: list[dict[str, Any]], texts: list[str]) -> Any:
     """Structured content; else text, parsed if it is JSON; else the blocks as they came."""
     if "structuredContent" in result and result["structuredContent"] is not None:
-        said = _unwrapped(result["structuredContent"], result.get("_meta"), texts)
-        return content_of(said) if isinstance(said, str) else said
+        stated = _unwrapped(result["structuredContent"], result.get("_meta"), texts)
+        return content_of(stated) if isinstance(stated, str) else stated
     if not blocks:
         raise BadResponse("the tool's result is empty")
     if len(texts) < len(blocks):

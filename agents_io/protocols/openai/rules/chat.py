@@ -40,6 +40,8 @@ _FILTERED = frozenset(
         "content_filtered",
         "safety",
         "image_safety",
+        "image_prohibited_content",
+        "image_recitation",
         "recitation",
         "blocklist",
         "prohibited_content",
@@ -70,7 +72,7 @@ def chat_request(config: ChatConfig, payload: Any, logprobs: bool = False) -> by
         return responses.request_body(config.template, config.system, text, logprobs=logprobs, stream=config.stream)
     messages = [{"role": "system", "content": config.system}, {"role": "user", "content": text}]
     more: dict[str, Any] = {"logprobs": True} if logprobs else {}
-    if config.stream and "stream_options" not in config.template:
+    if config.stream and config.stream_usage and "stream_options" not in config.template:
         more["stream_options"] = {"include_usage": True}
     return dumps({**config.template, **more, "messages": messages, "stream": config.stream})
 
@@ -94,8 +96,8 @@ def chat_answer(body: bytes, form: str, reading: Reading, api: str = "chat") -> 
     """The answer in a 2xx body. Raises `AgentError`: the error within the body, `Refused`, `AnswerTooLarge`,
     `BadResponse`.
 
-    >>> said = b'{"choices":[{"finish_reason":"stop","message":{"content":"{\\\\"value\\\\":1,\\\\"confidence\\\\":1}"}}]}'
-    >>> chat_answer(said, "json_schema", Reading()).value
+    >>> shown = b'{"choices":[{"finish_reason":"stop","message":{"content":"{\\\\"value\\\\":1,\\\\"confidence\\\\":1}"}}]}'
+    >>> chat_answer(shown, "json_schema", Reading()).value
     1
     """
     return answer_in(load_json(_without_comments(body)), form, reading, api, body)
@@ -112,9 +114,9 @@ def answer_in(data: Any, form: str, reading: Reading, api: str = "chat", body: b
     choice = choices[0]
     check_error(choice)
     message, why = choice.get("message"), choice.get("finish_reason")
+    _check_end(message if isinstance(message, dict) else {}, why)  # Gemini's refusals have no message
     if not isinstance(message, dict):
         raise BadResponse(f"the answer's choice has no message: {excerpt(body)}")
-    _check_end(message, why)
     if reading.logprobs:
         reading = replace(reading, constant=token_confidence(choice))
     answer = _content(message, form, reading)
@@ -126,9 +128,9 @@ def _check_end(message: dict[str, Any], why: Any) -> None:
     """Check why the model stopped, in each server's spelling."""
     if message.get("refusal"):
         raise Refused(f"the model refused: {excerpt(str(message['refusal']).encode('utf-8', 'replace'))}")
-    end = why.lower().replace("-", "_") if isinstance(why, str) else ""
+    end = why.partition(":")[0].strip().lower().replace("-", "_") if isinstance(why, str) else ""
     if end in _FILTERED:
-        raise Refused(f"the answer was withheld by a content filter ({end})")
+        raise Refused(f"the answer was withheld by a content filter ({excerpt(str(why).encode('utf-8', 'replace'))})")
     if end in _CUT_OFF:
         raise AnswerTooLarge("the answer was cut off at the model's limit of tokens")
     if end in _BROKEN:
@@ -140,8 +142,8 @@ def _check_end(message: dict[str, Any], why: Any) -> None:
 def _content(message: dict[str, Any], form: str, reading: Reading) -> Answer:
     text = _text(message.get("content"))
     if not text.strip():  # some servers put the whole answer of a reasoning model there
-        text = _text(message.get("reasoning_content"))
-        if not text.strip() or not isinstance(find_json(text), dict):
+        text = _text(message.get("reasoning_content") or message.get("reasoning"))
+        if not isinstance(find_json(text), dict):
             raise BadResponse("the answer's message has no content")
     text = without_thoughts(text)
     sure = reading.default if reading.constant is None else reading.constant
@@ -203,13 +205,13 @@ def check_error(data: Any) -> None:
     if isinstance(error, dict):
         code = error.get("code") if error.get("code") is not None else error.get("type")
         text = error.get("message", error)
-    said = excerpt(str(text).encode("utf-8", "replace"))
+    shown = excerpt(str(text).encode("utf-8", "replace"))
     if isinstance(code, str) and code.isascii() and code.isdigit():
         code = int(code)
     if type(code) is int and 400 <= code < 600:
-        raise error_of(code, f"{said} (within a 200)", body=str(error).replace("'", '"').encode("utf-8", "replace"))
+        raise error_of(code, f"{shown} (within a 200)", body=str(error).replace("'", '"').encode("utf-8", "replace"))
     word = str(code or "").lower()
-    text = f"the agent answered an error within a 200: {said}"
+    text = f"the agent answered an error within a 200: {shown}"
     for kind, words in _ERROR_WORDS:
         if any(part in word for part in words):
             raise kind(text)
@@ -263,6 +265,15 @@ def refuses_form(status: int, body: bytes) -> bool:
             b"response_format", b"response format", b"text.format", b"json_schema", b"json schema", b"structured output"
         )
     )  # fmt: skip
+
+
+def refuses_usage(status: int, body: bytes) -> bool:
+    """Whether the server refuses the `stream_options` of the request, as Mistral's does.
+
+    >>> refuses_usage(422, b'{"detail":[{"loc":["body","stream_options"]}]}'), refuses_usage(422, b"no")
+    (True, False)
+    """
+    return status in (400, 422) and b"stream_options" in body
 
 
 def wants_stream(status: int, body: bytes) -> bool:

@@ -53,7 +53,7 @@ class AnswerStream:
             self._take(self._events.end())
         if self._ready is not None:
             return self._ready
-        if self._finish is None:
+        if self._finish is None and not self._is_done:  # some servers send their end mark alone
             raise BadResponse("the stream ended before the answer did")
         message: dict[str, Any] = {name: "".join(parts) for name, parts in self._texts.items()}
         if self._tools:
@@ -76,7 +76,7 @@ class AnswerStream:
         kind, response = event.get("type"), event.get("response")
         if kind in _ENDS and isinstance(response, dict):
             self._ready, self._is_done = response, True
-        elif kind == "error" or event.get("error"):
+        elif kind == "error" or event.get("object") == "error" or event.get("error"):
             self._ready, self._is_done = {"error": event.get("error") or event}, True
         for name in ("model", "usage"):
             if event.get(name) is not None:

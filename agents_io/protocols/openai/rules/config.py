@@ -43,6 +43,8 @@ class ChatConfig:
     stream: bool = False
     stream_chosen: bool = False
     """Whether the registration chooses that: then the other way is not tried."""
+    stream_usage: bool = True
+    """Whether the tokens used are asked for in a stream (`stream_options`)."""
 
     def simpler(self) -> ChatConfig | None:
         """The same with the next simpler form of answer, for a server that refuses this one; None: there is none
