@@ -1,34 +1,26 @@
-"""A small asynchronous Kafka client for commands, demos and tests: send messages, read a topic, wait for results.
+"""A small asynchronous Kafka client for commands, demos and tests: which topics there are, and sending to them.
 
-In: settings, short topic names (`results`), JSON values. Out: acknowledged records, records read under read_committed.
-It never joins a consumer group, never creates a topic, never reads past the end it saw when asked to stop there, and
-never waits without a bound unless it is asked to follow.
+In: settings, short topic names (`results`), keys and values. Out: partition numbers, acknowledged records. It never
+creates a topic. `topic_feed` reads them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 
 from schemas.access import Grant
 from schemas.messages import Plan, Task
 from schemas.topics import LARGE_RECORD_BYTES, full_name
 from streams.broker.access import require
-from streams.broker.kafka import client_options, committed_reader, start
-from streams.lenient_decoding import poll_from
-from streams.schema_registry import SchemaUnavailable, learn_schemas
+from streams.broker.kafka import client_options, start
 from streams.settings import Settings
 
-POLL_MS = 300
-STALL_S = 20.0
-"""How long a bounded read waits for the next record before it gives up."""
 SEND_WINDOW = 1000
 """Records sent before the first of them must be acknowledged."""
 
@@ -39,31 +31,6 @@ class TopicMissing(Exception):
     def __init__(self, topic: str) -> None:
         super().__init__(f"topic {topic} does not exist; create the topics with: parallax topics apply")
         self.topic = topic
-
-
-class ReadStalled(Exception):
-    """The broker stopped answering before the end of the topic was reached."""
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One record on the broker; `timestamp_ms` is the broker's epoch milliseconds."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp_ms: int
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes], ...]
-
-    @classmethod
-    def of(cls, message: Any) -> Record:
-        """A record from aiokafka's."""
-        headers = tuple((key, value) for key, value in message.headers or ())
-        return cls(
-            message.topic, message.partition, message.offset, message.timestamp, message.key, message.value, headers
-        )
 
 
 async def catalog(settings: Settings) -> dict[str, list[int]]:
@@ -84,114 +51,15 @@ async def require_topics(settings: Settings, *names: str) -> dict[str, list[int]
     for name in names:
         full = full_name(name, settings.topic_prefix)
         if not existing.get(full):
-            await require(settings, [Grant("topic", full, "Describe")])  # brokers hide what may not be seen
-            raise TopicMissing(full)
+            raise await topic_missing(settings, full)
         found[name] = existing[full]
     return found
 
 
-class RecordCursor:
-    """All partitions of one topic, read in offset order within each. Made by `reading`."""
-
-    def __init__(self, consumer: Any, starts: dict[Any, int], ends: dict[Any, int]) -> None:
-        self._consumer = consumer
-        self._starts = starts
-        self._ends = ends
-        self._next = dict(starts)
-        self.schema_problem: str | None = None
-        """Why records with schemas of the registry are not decoded, in one line; None while they are."""
-
-    async def to_end(self) -> AsyncIterator[Record]:
-        """Every record up to the end as it was when the reader was opened, or a few more. Raises `ReadStalled`."""
-        left = {tp: end for tp, end in self._ends.items() if self._starts[tp] < end}
-        clock = asyncio.get_running_loop().time
-        moved = clock()
-        while left:
-            batches = await self._poll()
-            if batches:
-                moved = clock()
-            for messages in batches.values():
-                for message in messages:
-                    yield Record.of(message)
-            for tp in list(left):
-                if await self._consumer.position(tp) >= left[tp]:
-                    del left[tp]
-            if left and clock() - moved > STALL_S:
-                raise ReadStalled(f"no record for {STALL_S:.0f} s before the end of {next(iter(left)).topic}")
-
-    async def polls(self) -> AsyncIterator[list[Record]]:
-        """The records of each poll, often none, for as long as the caller asks."""
-        while True:
-            batches = await self._poll()
-            yield [Record.of(message) for messages in batches.values() for message in messages]
-
-    async def _poll(self) -> dict[Any, list[Any]]:
-        batches = await poll_from(self._consumer, self._next, POLL_MS)
-        for records in batches.values():
-            await self._learn(records)
-        self._next |= {tp: messages[-1].offset + 1 for tp, messages in batches.items()}
-        return batches
-
-    async def _learn(self, records: list[Any]) -> None:
-        """Fetch the schemas that are needed. While the registry is away, records are returned undecoded."""
-        if self.schema_problem is not None:
-            return  # each try may take seconds
-        try:
-            await learn_schemas(records)
-        except SchemaUnavailable as error:
-            self.schema_problem = str(error)
-
-    async def follow(self) -> AsyncIterator[Record]:
-        """Every record from where the reader was opened, for as long as the caller asks."""
-        async for records in self.polls():
-            for record in records:
-                yield record
-
-
-@asynccontextmanager
-async def reading(settings: Settings, name: str, *, from_beginning: bool) -> AsyncIterator[RecordCursor]:
-    """A reader of one topic, positioned when the block is entered. Raises `TopicMissing`."""
-    partitions = (await require_topics(settings, name))[name]
-    full = full_name(name, settings.topic_prefix)
-    consumer = committed_reader(client_options(settings), max_partition_fetch_bytes=LARGE_RECORD_BYTES)
-    await start(consumer)
-    try:
-        tps = [TopicPartition(full, partition) for partition in partitions]
-        consumer.assign(tps)
-        ends = await consumer.end_offsets(tps)
-        starts = await consumer.beginning_offsets(tps)
-        if from_beginning:
-            for tp in tps:
-                consumer.seek(tp, starts[tp])
-        else:
-            await _stand_at_end(consumer, starts, ends)
-        yield RecordCursor(consumer, {tp: await consumer.position(tp) for tp in tps}, ends)
-    finally:
-        await consumer.stop()
-
-
-async def _stand_at_end(consumer: Any, starts: dict[Any, int], ends: dict[Any, int]) -> None:
-    """Seek to the end of each partition.
-
-    The embedded broker reports an end one past the *first* record of the last batch, so that batch is read and skipped.
-    """
-    left = {tp for tp, end in ends.items() if starts[tp] < end}
-    for tp, end in ends.items():
-        consumer.seek(tp, end - 1 if tp in left else end)
-    with contextlib.suppress(TimeoutError, UnicodeDecodeError):  # then the broker's own answer is used
-        async with asyncio.timeout(STALL_S):
-            while left:
-                await consumer.getmany(*left, timeout_ms=POLL_MS)
-                left = {tp for tp in left if await consumer.position(tp) < ends[tp]}
-    for tp in left:
-        consumer.seek(tp, ends[tp])
-
-
-async def read_all(settings: Settings, name: str) -> AsyncIterator[Record]:
-    """All records of a topic up to its present end. Raises `TopicMissing`, `ReadStalled`."""
-    async with reading(settings, name, from_beginning=True) as reader:
-        async for record in reader.to_end():
-            yield record
+async def topic_missing(settings: Settings, topic: str) -> TopicMissing:
+    """The error for a topic that the brokers do not show. Raises `AccessDenied` if this user may not see it."""
+    await require(settings, [Grant("topic", topic, "Describe")])
+    return TopicMissing(topic)
 
 
 class Sender:

@@ -14,12 +14,15 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.structs import ConsumerRecord
 
 from schemas.times import format_time
 from schemas.topics import LARGE_RECORD_BYTES
 from schemas.wire_format import is_marked_key, key_text
-from streams.broker.client import POLL_MS, STALL_S, ReadStalled, Record, catalog, reading
+from streams.broker.client import catalog
 from streams.broker.kafka import client_options, committed_reader, start
+from streams.broker.topic_feed import POLL_MS, STALL_S, ReadStalled, read_all
+from streams.lenient_decoding import poll_from
 from streams.rules.broker.dead_letters import RecordId, Replay, read_dlq_headers, word
 from streams.schema_registry import SchemaUnavailable, learn_schemas
 from streams.settings import Settings
@@ -34,14 +37,9 @@ async def dlq_topics(settings: Settings) -> list[str]:
     return sorted(name for name in await catalog(settings) if name.startswith(f"dlq.{settings.topic_prefix}"))
 
 
-async def read_topic(settings: Settings, topic: str) -> AsyncGenerator[Record]:
-    """All dead letters of one topic, given by its full name, up to its present end. Raises `TopicMissing`,
-    `ReadStalled`.
-    """
-    short = f"dlq.{topic.removeprefix(f'dlq.{settings.topic_prefix}')}"
-    async with reading(settings, short, from_beginning=True) as reader:
-        async for record in reader.to_end():
-            yield record
+def read_topic(settings: Settings, topic: str) -> AsyncGenerator[ConsumerRecord]:
+    """All dead letters of one topic, given by its full name, as `read_all`."""
+    return read_all(settings, f"dlq.{topic.removeprefix(f'dlq.{settings.topic_prefix}')}")
 
 
 async def last_offsets(settings: Settings, topics: Iterable[str]) -> dict[tuple[str, int], int]:
@@ -56,7 +54,9 @@ async def last_offsets(settings: Settings, topics: Iterable[str]) -> dict[tuple[
     return last
 
 
-async def read_until(settings: Settings, last: dict[tuple[str, int], int]) -> AsyncGenerator[tuple[RecordId, Record]]:
+async def read_until(
+    settings: Settings, last: dict[tuple[str, int], int]
+) -> AsyncGenerator[tuple[RecordId, ConsumerRecord]]:
     """All dead letters up to the offsets given."""
     for topic in sorted({topic for topic, _ in last}):
         async for record in read_topic(settings, topic):
@@ -64,7 +64,9 @@ async def read_until(settings: Settings, last: dict[tuple[str, int], int]) -> As
                 yield RecordId(topic, record.partition, record.offset), record
 
 
-async def look_up(settings: Settings, places: Sequence[RecordId]) -> AsyncGenerator[tuple[RecordId, Record | None]]:
+async def look_up(
+    settings: Settings, places: Sequence[RecordId]
+) -> AsyncGenerator[tuple[RecordId, ConsumerRecord | None]]:
     """The dead letter at each place, or None where there is none. Raises `ReadStalled`."""
     existing = await catalog(settings)
     consumer = committed_reader(client_options(settings), max_partition_fetch_bytes=LARGE_RECORD_BYTES)
@@ -78,36 +80,38 @@ async def look_up(settings: Settings, places: Sequence[RecordId]) -> AsyncGenera
         await consumer.stop()
 
 
-async def _record_at(consumer: Any, place: RecordId) -> Record | None:
+async def _record_at(consumer: Any, place: RecordId) -> ConsumerRecord | None:
     tp = TopicPartition(place.topic, place.partition)
     consumer.assign([tp])
     start, end = (await consumer.beginning_offsets([tp]))[tp], (await consumer.end_offsets([tp]))[tp]
     if place.offset < start or start == end:
         return None
     # Seek into the last batch: its end may be reported too low (see `last_offsets`).
-    consumer.seek(tp, min(place.offset, end - 1))
+    at = min(place.offset, end - 1)
+    consumer.seek(tp, at)
     try:
         async with asyncio.timeout(STALL_S):
-            while await consumer.position(tp) < end:
-                for message in (await consumer.getmany(tp, timeout_ms=POLL_MS)).get(tp, ()):
-                    if message.offset >= place.offset:
-                        if message.offset != place.offset:
+            while at < end:
+                for record in (await poll_from(consumer, {tp: at}, POLL_MS)).get(tp, ()):
+                    if record.offset >= place.offset:
+                        if record.offset != place.offset:
                             return None
                         with suppress(SchemaUnavailable):  # its bytes are then shown undecoded
-                            await learn_schemas([message])
-                        return Record.of(message)
+                            await learn_schemas([record])
+                        return record
+                at = await consumer.position(tp)
     except TimeoutError:
         raise ReadStalled(f"no record for {STALL_S:.0f} s at {place}") from None
     return None
 
 
-def summary(record: Record) -> dict[str, Any]:
+def summary(record: ConsumerRecord) -> dict[str, Any]:
     """One dead letter without its bytes. Values missing in its headers are null; `time` is then the broker's."""
     found = read_dlq_headers(record.headers)
     return {
         "place": str(RecordId(record.topic, record.partition, record.offset)),
         "from": found.origin,
-        "time": found.time or format_time(record.timestamp_ms),
+        "time": found.time or format_time(record.timestamp),
         "stage": found.stage,
         "reason": found.reason,
         "family": found.family,

@@ -241,7 +241,7 @@ async def _agent_statuses(settings: Settings) -> dict[str, AgentStanding]:
     """The published status of each agent that was ever called or checked."""
     from schemas.codec import Rejected, decode
     from schemas.messages import AgentStanding
-    from streams.broker.client import read_all
+    from streams.broker.topic_feed import read_all
 
     found: dict[str, AgentStanding] = {}
     async for record in read_all(settings, "standings"):

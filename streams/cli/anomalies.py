@@ -44,11 +44,11 @@ def anomalies(
 
 
 async def _anomalies(settings: Settings, follow: bool, form: Format) -> None:
-    from streams.broker.client import reading
+    from streams.broker.topic_feed import TopicFeed
 
-    async with reading(settings, "anomalies", from_beginning=True) as reader:
+    async with TopicFeed(settings, "anomalies", since_ms=0) as feed:
         newest: dict[str, dict[str, Any]] = {}
-        async for record in reader.to_end():
+        async for record in feed.to_end():
             for found in _anomaly(record.value):
                 newest.pop(found["id"], None)
                 newest[found["id"]] = found
@@ -57,7 +57,7 @@ async def _anomalies(settings: Settings, follow: bool, form: Format) -> None:
         episodes = sorted(newest.values(), key=lambda found: str(found.get("detectedAt", "")))
         _list(episodes, form, follow)
         if follow:
-            async for record in reader.follow():
+            async for record in feed.follow():
                 for found in _anomaly(record.value):
                     _one(found, form)
 

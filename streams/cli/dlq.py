@@ -29,7 +29,8 @@ from streams.cli.running import run
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from streams.broker.client import Record
+    from aiokafka.structs import ConsumerRecord
+
     from streams.rules.broker.dead_letters import RecordId
     from streams.settings import Settings
 
@@ -79,7 +80,7 @@ async def _ls(settings: Settings, topic: str | None, maximum: int | None, form: 
         say(f"stopped after {listed} dead letters; list all with: -o jsonl")
 
 
-async def _dead_letters(settings: Settings, topics: list[str]) -> AsyncGenerator[Record]:
+async def _dead_letters(settings: Settings, topics: list[str]) -> AsyncGenerator[ConsumerRecord]:
     from streams.broker.dlq_reader import read_topic
 
     for name in topics:

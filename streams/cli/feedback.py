@@ -7,7 +7,7 @@ the partition where the first one lies: its series is counted there. Reporting t
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +16,6 @@ from streams.cli.output import rows_as
 from streams.cli.running import run
 
 if TYPE_CHECKING:
-    from streams.broker.client import Record
     from streams.settings import Settings
 
 
@@ -44,30 +43,17 @@ def feedback(
 
 
 async def _feedback(settings: Settings, task_id: str, success: bool, form: Format) -> None:
-    from schemas.codec import Rejected, decode, pack
-    from schemas.messages import ConfidenceDataPoint
-    from streams.broker.client import read_all, sending
+    from schemas.exact_json import loads
+    from streams.broker.client import sending
+    from streams.client.errors import NotFound
+    from streams.client.history import feedback_request
 
-    found: tuple[Record, ConfidenceDataPoint] | None = None
-    async for record in read_all(settings, "data-points"):
-        if record.value is None:
-            continue
-        try:
-            point = decode(ConfidenceDataPoint, record.value, record.headers)
-        except Rejected:
-            continue  # it became a dead letter of the statistics
-        if point.task_id == task_id and point.confidence > 0 and not point.feedback:
-            found = record, point
-    if found is None:
-        raise CommandError(f"task {task_id}: no data point of an answer found", NOT_FOUND)
-    record, point = found
-    labelled = point.model_copy(update={"success": success, "feedback": True})
+    try:
+        request = await feedback_request(settings, task_id, success, since=0)
+    except NotFound:
+        raise CommandError(f"task {task_id}: no data point of an answer found", NOT_FOUND) from None
     async with sending(settings) as sender:
-        await sender.send("data-points", record.key, pack(labelled.wire()), record.partition)
-    row: dict[str, Any] = {
-        "taskId": task_id,
-        "agentId": point.agent_id,
-        "confidence": point.confidence,
-        "success": success,
-    }
+        await sender.send("data-points", request.key, request.value, request.partition)
+    point = loads(request.value)
+    row = {"taskId": task_id, "agentId": point["agentId"], "confidence": point["confidence"], "success": success}
     rows_as(form, [row], tuple(row))

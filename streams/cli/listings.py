@@ -1,15 +1,21 @@
-"""The entries of a topic that holds one record for each id, as the commands of the same name read and report them."""
+"""What commands find in a whole topic: the entries of one that holds a record for each id, and the records about an id."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from shlex import quote
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from streams.cli.output import say
+from streams.cli.tail import as_json
 
 if TYPE_CHECKING:
+    from aiokafka.structs import ConsumerRecord
+
     from streams.settings import Settings
+
+
+Found = dict[str, Any]
 
 
 class _Listing(Protocol):
@@ -27,11 +33,31 @@ L = TypeVar("L", bound=_Listing)
 
 async def read_listing(settings: Settings, topic: str, listing: L) -> L:
     """Add every record of the topic."""
-    from streams.broker.client import read_all
+    from streams.broker.topic_feed import read_all
 
     async for record in read_all(settings, topic):
         listing.add(record.key, record.value, record.headers)
     return listing
+
+
+async def matching(
+    settings: Settings, topic: str, name: str, mine: Callable[[Found], bool]
+) -> AsyncGenerator[tuple[Found, ConsumerRecord]]:
+    """The objects on the topic that contain this id and are `mine`, each with its record."""
+    from streams.broker.topic_feed import read_all
+    from streams.client.history import needle
+
+    part = needle(name)
+    async for record in read_all(settings, topic):
+        if record.value is not None and part in record.value:
+            value = as_json(record.value)
+            if isinstance(value, dict) and mine(value):
+                yield value, record
+
+
+async def matching_values(settings: Settings, topic: str, name: str, mine: Callable[[Found], bool]) -> list[Found]:
+    """As `matching`, without the records."""
+    return [value async for value, _ in matching(settings, topic, name, mine)]
 
 
 def report_refused(topic: str, refused: Mapping[str, str]) -> None:

@@ -6,25 +6,22 @@ In: a plan id. Out: the state of its steps (waiting, running, ended and how), an
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from streams.cli.listings import Found, matching_values
 from streams.cli.options import NOT_FOUND, CommandError, Format, OutputFormat, Prefix, Servers, settings_from
 from streams.cli.output import document, json_line, line, table
 from streams.cli.running import run
-from streams.cli.tail import as_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from streams.settings import Settings
 
-PLAIN = re.compile(r"[A-Za-z0-9._:-]+")
 MARKS = {"success": "✓", "failure": "✗", "timeout": "✗", "cancelled": "-", "running": "▶", "waiting": "·"}
 MAX_WHY = 80
-Found = dict[str, Any]
 
 
 def plan(
@@ -42,12 +39,12 @@ def plan(
 
 
 async def _plan(settings: Settings, plan_id: str, form: Format) -> None:
-    sent = await _matching(settings, "plans", plan_id, lambda value: value.get("id") == plan_id)
-    ended = await _matching(settings, "plan-results", plan_id, lambda value: value.get("planId") == plan_id)
+    sent = await matching_values(settings, "plans", plan_id, lambda value: value.get("id") == plan_id)
+    ended = await matching_values(settings, "plan-results", plan_id, lambda value: value.get("planId") == plan_id)
     if not sent and not ended:
         raise CommandError(f"plan {plan_id}: no plan and no result found", NOT_FOUND)
-    results = await _matching(settings, "results", plan_id, lambda value: value.get("planId") == plan_id)
-    begun = await _matching(settings, "events", plan_id, lambda value: value.get("type") == "task:started")
+    results = await matching_values(settings, "results", plan_id, lambda value: value.get("planId") == plan_id)
+    begun = await matching_values(settings, "events", plan_id, lambda value: value.get("type") == "task:started")
     end = ended[0] if ended else await _task_end(settings, sent[0])
     steps = steps_of(plan_id, sent[0] if sent else {}, end, results, begun)
     found = {"planId": plan_id, "plan": sent[0] if sent else None, "steps": steps, "result": end}
@@ -68,23 +65,9 @@ async def _task_end(settings: Settings, plan: Found) -> Found | None:
     if not tasks:
         return None
     name = str(tasks[0].get("id"))
-    for found in await _matching(settings, "results", name, lambda value: value.get("taskId") == name):
+    for found in await matching_values(settings, "results", name, lambda value: value.get("taskId") == name):
         return {"planId": plan.get("id"), "kind": plan.get("kind"), "results": [found]} | found
     return None
-
-
-async def _matching(settings: Settings, topic: str, plan_id: str, mine: Callable[[Found], bool]) -> list[Found]:
-    from streams.broker.client import read_all
-
-    # An id of plain characters is spelt in JSON as it is, so most records are passed over without being parsed.
-    needle = plan_id.encode() if PLAIN.fullmatch(plan_id) else b""
-    found = []
-    async for record in read_all(settings, topic):
-        if record.value is not None and needle in record.value:
-            value = as_json(record.value)
-            if isinstance(value, dict) and mine(value):
-                found.append(value)
-    return found
 
 
 def steps_of(

@@ -18,7 +18,8 @@ from streams.cli.output import document, json_line, line, say
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from streams.broker.client import Record
+    from aiokafka.structs import ConsumerRecord
+
     from streams.broker.dlq_reader import DlqReplayer
     from streams.rules.broker.dead_letters import RecordId, Replay
     from streams.settings import Settings
@@ -81,7 +82,7 @@ async def _all_there(settings: Settings, places: list[RecordId]) -> None:
         raise CommandError(f"dlq replay: there is no dead letter at {', '.join(missing)}; nothing was sent", NOT_FOUND)
 
 
-async def _still_there(settings: Settings, places: list[RecordId]) -> AsyncGenerator[tuple[RecordId, Record]]:
+async def _still_there(settings: Settings, places: list[RecordId]) -> AsyncGenerator[tuple[RecordId, ConsumerRecord]]:
     from streams.broker.dlq_reader import look_up
 
     async with aclosing(look_up(settings, places)) as records:
@@ -92,7 +93,12 @@ async def _still_there(settings: Settings, places: list[RecordId]) -> AsyncGener
 
 
 async def _one(
-    settings: Settings, report: Report, replayer: DlqReplayer, existing: set[str], place: RecordId, record: Record
+    settings: Settings,
+    report: Report,
+    replayer: DlqReplayer,
+    existing: set[str],
+    place: RecordId,
+    record: ConsumerRecord,
 ) -> None:
     from streams.rules.broker.dead_letters import NotReplayable, build_replay
 

@@ -91,7 +91,7 @@ def _kafka(error: BaseException, text: str) -> tuple[int | None, str]:
 
     from streams.broker.access import AccessDenied
     from streams.broker.child_broker import ChildBrokerError
-    from streams.broker.client import ReadStalled, TopicMissing
+    from streams.broker.client import TopicMissing
     from streams.broker.kafka import BrokerUnreachable, TransactionsDenied
     from streams.broker.topics_admin import MissingTopics, TopicsError
     from streams.engine.faults import describe_error, is_refused
@@ -102,6 +102,6 @@ def _kafka(error: BaseException, text: str) -> tuple[int | None, str]:
         return FAILED, describe_error(error)
     if isinstance(error, KafkaError):
         return FAILED, f"Kafka failed: {type(error).__name__}: {text}"
-    ours = (TopicMissing, ReadStalled, TopicsError, MissingTopics, TransactionsDenied, AccessDenied,
+    ours = (TopicMissing, TopicsError, MissingTopics, TransactionsDenied, AccessDenied,
             ChildBrokerError, OSError)  # fmt: skip
     return (FAILED if isinstance(error, ours) else None), text

@@ -119,7 +119,7 @@ async def _stats(
 async def _windows(settings: Settings, agents: tuple[str, ...]) -> AsyncIterator[Aggregate]:
     from schemas.codec import Rejected, decode
     from schemas.messages import Aggregate
-    from streams.broker.client import read_all
+    from streams.broker.topic_feed import read_all
 
     held, keys = 0, {agent.encode() for agent in agents}
     async for record in read_all(settings, "aggregates"):

@@ -34,7 +34,8 @@ from streams.cli.output import json_line, line, say
 from streams.cli.running import run
 
 if TYPE_CHECKING:
-    from streams.broker.client import RecordCursor, Sender
+    from streams.broker.client import Sender
+    from streams.broker.topic_feed import TopicFeed
     from streams.settings import Settings
 
 STDIN = Path("-")
@@ -258,18 +259,19 @@ async def _send_all(sender: Sender, topic: str, lines: Lines, waiting: AwaitedRe
 
 
 async def _send_and_wait(settings: Settings, lines: Lines, timeout_s: float | None, form: Format) -> None:
-    from streams.broker.client import reading, require_topics, sending
+    from streams.broker.client import require_topics, sending
+    from streams.broker.topic_feed import TopicFeed
     from streams.cli.patience import PATIENCE_S, until_done
 
     topic, answers, id_name = ("plans", "plan-results", "planId") if lines.plan else ("tasks", "results", "taskId")
     await require_topics(settings, topic, answers, "events")
     waiting = AwaitedResults()
     async with (
-        reading(settings, answers, from_beginning=False) as reader,
-        reading(settings, "events", from_beginning=False) as events,
+        TopicFeed(settings, answers) as results,
+        TopicFeed(settings, "events") as events,
         sending(settings) as sender,
     ):
-        printing = asyncio.create_task(_print_answers(reader, waiting, id_name, form))
+        printing = asyncio.create_task(_print_answers(results, waiting, id_name, form))
         watching = asyncio.create_task(_tell_events(events, waiting, id_name))
         searching = asyncio.create_task(_print_earlier(settings, answers, waiting, id_name, form))
         try:
@@ -292,14 +294,12 @@ async def _send_and_wait(settings: Settings, lines: Lines, timeout_s: float | No
         raise CommandError(f"{waiting.failed} of {waiting.answered} did not succeed", FAILED)
 
 
-async def _print_answers(reader: RecordCursor, waiting: AwaitedResults, id_name: str, form: Format) -> None:
+async def _print_answers(results: TopicFeed, waiting: AwaitedResults, id_name: str, form: Format) -> None:
     from streams.cli.tail import as_json
 
-    async for records in reader.polls():
-        for record in records:
+    while not waiting.over():
+        for record in await results.read():
             _take(as_json(record.value), waiting, waiting.ids.keys(), id_name, form)
-        if waiting.over():
-            return
 
 
 async def _print_earlier(settings: Settings, answers: str, waiting: AwaitedResults, id_name: str, form: Format) -> None:
@@ -310,8 +310,8 @@ async def _print_earlier(settings: Settings, answers: str, waiting: AwaitedResul
 
     from aiokafka.errors import KafkaError
 
+    from streams.broker.topic_feed import ReadStalled, read_all
     from streams.cli.tail import as_json
-    from streams.client.feed import read_since
 
     searched: set[str] = set()
     took = 0.0
@@ -327,10 +327,10 @@ async def _print_earlier(settings: Settings, answers: str, waiting: AwaitedResul
         began = time.monotonic()
         since_ms = round(time.time() * 1000) - 2 * settings.dispatch.idempotency_window
         try:
-            async with aclosing(read_since(settings, answers, max(0, since_ms))) as records:
+            async with aclosing(read_all(settings, answers, max(0, since_ms))) as records:
                 async for record in records:
                     found += _take(as_json(record.value), waiting, wanted & waiting.ids.keys(), id_name, form)
-        except (KafkaError, TimeoutError) as error:
+        except (KafkaError, ReadStalled) as error:
             say(f"earlier results could not be read: {error or type(error).__name__}")
         took = time.monotonic() - began
         if found:
@@ -348,26 +348,25 @@ def _take(answer: Any, waiting: AwaitedResults, wanted: AbstractSet[str], id_nam
     return True
 
 
-async def _tell_events(reader: RecordCursor, waiting: AwaitedResults, id_name: str) -> None:
+async def _tell_events(events: TopicFeed, waiting: AwaitedResults, id_name: str) -> None:
     """Report progress of plans, and which ids were sent before."""
     from streams.cli.tail import as_json
 
     duplicate = "task:duplicate" if id_name == "taskId" else "plan:duplicate"
-    async for records in reader.polls():
-        for record in records:
-            value = record.value or b""
-            telling = b'"plan:progress"' in value or f'"{duplicate}"'.encode() in value
-            event = as_json(value) if telling else None
-            data = event["data"] if isinstance(event, dict) and isinstance(event.get("data"), dict) else {}
-            name = data.get(id_name)
-            if event is None or name not in waiting.ids:
-                continue
-            if event.get("type") == "plan:progress":
-                waiting.steps += 1
-                failed = f", {data.get('failed')} failed" if data.get("failed") else ""
-                say(f"{name}: {data.get('done')} of {data.get('total')} steps ended{failed}")
-            elif name not in waiting.again:
-                waiting.earlier.add(name)
+    async for record in events.follow():
+        value = record.value or b""
+        telling = b'"plan:progress"' in value or f'"{duplicate}"'.encode() in value
+        event = as_json(value) if telling else None
+        data = event["data"] if isinstance(event, dict) and isinstance(event.get("data"), dict) else {}
+        name = data.get(id_name)
+        if event is None or name not in waiting.ids:
+            continue
+        if event.get("type") == "plan:progress":
+            waiting.steps += 1
+            failed = f", {data.get('failed')} failed" if data.get("failed") else ""
+            say(f"{name}: {data.get('done')} of {data.get('total')} steps ended{failed}")
+        elif name not in waiting.again:
+            waiting.earlier.add(name)
 
 
 def _print(answer: dict[str, Any], id_name: str, form: Format) -> None:

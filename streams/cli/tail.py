@@ -14,8 +14,9 @@ from streams.cli.output import json_line, line, say
 from streams.cli.running import run
 
 if TYPE_CHECKING:
+    from aiokafka.structs import ConsumerRecord
+
     from schemas.codec import Headers
-    from streams.broker.client import Record, RecordCursor
     from streams.settings import Settings
 
 MAX_TEXT = 200
@@ -60,13 +61,13 @@ def short_name(topic: str, prefix: str) -> str:
 async def _tail(
     settings: Settings, name: str, from_beginning: bool, maximum: int | None, follow: bool, form: Format
 ) -> None:
-    from streams.broker.client import reading
+    from streams.broker.topic_feed import TopicFeed
 
-    async with reading(settings, name, from_beginning=from_beginning) as reader:
+    async with TopicFeed(settings, name, since_ms=0 if from_beginning else None) as feed:
         printed, warned = 0, False
-        async for record in _records(reader, follow):
-            if reader.schema_problem is not None and not warned:
-                say(f"warning: records in schemas of the registry are shown as bytes: {reader.schema_problem}")
+        async for record in feed.follow() if follow else feed.to_end():
+            if feed.schema_problem is not None and not warned:
+                say(f"warning: records in schemas of the registry are shown as bytes: {feed.schema_problem}")
                 warned = True
             _print(record, form)
             printed += 1
@@ -74,11 +75,7 @@ async def _tail(
                 return
 
 
-def _records(reader: RecordCursor, follow: bool) -> Any:
-    return reader.follow() if follow else reader.to_end()
-
-
-def _print(record: Record, form: Format) -> None:
+def _print(record: ConsumerRecord, form: Format) -> None:
     if form is Format.text:
         line(as_text(record))
     else:
@@ -97,7 +94,7 @@ def as_json(value: bytes | None, headers: Headers = ()) -> Any:
         return value.decode("utf-8", "replace")
 
 
-def as_text(record: Record) -> str:
+def as_text(record: ConsumerRecord) -> str:
     """Time, key, CloudEvents type and the beginning of the value on one line."""
     from schemas.times import format_time
     from schemas.wire_format import key_text
@@ -110,7 +107,7 @@ def as_text(record: Record) -> str:
     key = "-" if record.key is None else key_text(record.key, record.headers)
     value = "(deleted)" if record.value is None else _text(record.value, record.headers).replace("\n", " ")
     cut = value if len(value) <= MAX_TEXT else value[: MAX_TEXT - 1] + "…"
-    return f"{format_time(record.timestamp_ms)}  {key}  {kind}  {cut}"
+    return f"{format_time(record.timestamp)}  {key}  {kind}  {cut}"
 
 
 def _text(value: bytes, headers: Headers) -> str:

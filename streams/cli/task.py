@@ -5,20 +5,17 @@ In: a task id. Out: its events and its result, in the order of time. Reads `even
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from streams.cli.listings import matching, matching_values
 from streams.cli.options import NOT_FOUND, CommandError, Format, OutputFormat, Prefix, Servers, settings_from
 from streams.cli.output import document, json_line, table
 from streams.cli.running import run
-from streams.cli.tail import as_json
 
 if TYPE_CHECKING:
     from streams.settings import Settings
-
-PLAIN = re.compile(r"[A-Za-z0-9._:-]+")
 
 
 def task(
@@ -36,8 +33,8 @@ def task(
 
 
 async def _task(settings: Settings, task_id: str, form: Format) -> None:
-    results = await _matching(settings, "results", task_id, lambda value: value.get("taskId"))
-    events = await _matching(settings, "events", task_id, _event_task)
+    results = await matching_values(settings, "results", task_id, lambda value: value.get("taskId") == task_id)
+    events = await matching_values(settings, "events", task_id, lambda value: _event_task(value) == task_id)
     if not results:
         events += await _waiting(settings, task_id, events)
     if not results and not events:
@@ -56,41 +53,22 @@ async def _waiting(settings: Settings, task_id: str, events: list[dict[str, Any]
     """The record on `tasks` of a task without a call and without a result, as a row beside the events."""
     if any(event.get("type") == "task:started" for event in events):
         return []
+    from schemas.times import format_time
     from streams.rules.dispatch.refusal import refusal
 
-    records = await _matching(settings, "tasks", task_id, lambda value: value.get("id"), stamped=True)
     rows = []
-    for found in records:
-        reason = refusal(found["record"].value, found["record"].headers)
+    async for found, record in matching(settings, "tasks", task_id, lambda value: value.get("id") == task_id):
+        reason = refusal(record.value, record.headers)
         data = {"agentId": found.get("target"), "capabilities": found.get("capabilities"), "reason": reason}
         kind = "waiting" if reason is None else "task:dead-lettered"
         kept = {name: value for name, value in data.items() if value is not None}
-        rows.append({"type": kind, "timestamp": found["timestamp"], "data": kept})
+        rows.append({"type": kind, "timestamp": format_time(record.timestamp), "data": kept})
     return rows
 
 
 def _event_task(value: dict[str, Any]) -> Any:
     data = value.get("data")
     return data.get("taskId") if isinstance(data, dict) else None
-
-
-async def _matching(
-    settings: Settings, topic: str, task_id: str, id_of: Any, stamped: bool = False
-) -> list[dict[str, Any]]:
-    """Records of this id. `stamped`: with the record's timestamp as `timestamp`, and the record as `record`."""
-    from schemas.times import format_time
-    from streams.broker.client import read_all
-
-    # An id of plain characters is spelt in JSON as it is, so most records are passed over without being parsed.
-    needle = task_id.encode() if PLAIN.fullmatch(task_id) else b""
-    found = []
-    async for record in read_all(settings, topic):
-        if record.value is not None and needle in record.value:
-            value = as_json(record.value)
-            if isinstance(value, dict) and id_of(value) == task_id:
-                beside = {"timestamp": format_time(record.timestamp_ms), "record": record} if stamped else {}
-                found.append(value | beside)
-    return found
 
 
 def _show(events: list[dict[str, Any]], results: list[dict[str, Any]]) -> None:

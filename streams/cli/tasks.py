@@ -123,12 +123,10 @@ async def _results(settings: Settings, begin_ms: int) -> Any:
     from contextlib import aclosing
 
     from schemas.codec import Rejected
-    from streams.client.connection import partitions_of
-    from streams.client.feed import read_since
+    from streams.client.connection import records_since
     from streams.client.result import read_result
 
-    await partitions_of(settings, ["results"])
-    async with aclosing(read_since(settings, "results", begin_ms)) as records:
+    async with aclosing(records_since(settings, "results", begin_ms)) as records:
         async for record in records:
             try:
                 yield read_result(record.value, record.headers)
@@ -141,11 +139,9 @@ async def sent_tasks(settings: Settings, begin_ms: int) -> Any:
     from contextlib import aclosing
 
     from schemas.codec import Rejected, decode_json
-    from streams.client.connection import partitions_of
-    from streams.client.feed import read_since
+    from streams.client.connection import records_since
 
-    await partitions_of(settings, ["tasks"])
-    async with aclosing(read_since(settings, "tasks", begin_ms)) as records:
+    async with aclosing(records_since(settings, "tasks", begin_ms)) as records:
         async for record in records:
             try:
                 data = decode_json(record.value, record.headers).data

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,13 +16,16 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.transaction import InitProducerIdRequest
+from aiokafka.structs import ConsumerRecord
 
 from schemas.access import role_group
 from schemas.topics import full_name
 from streams.broker.access import AccessDenied
 from streams.broker.client import TopicMissing, require_topics
 from streams.broker.kafka import BrokerUnreachable, client_options, reach, start
+from streams.broker.topic_feed import TopicFeed
 from streams.client.errors import ClientError, KafkaUnreachable, TopicsMissing
+from streams.schema_registry import SchemaUnavailable
 from streams.settings import KafkaSettings, Settings, SettingsError, load
 
 ASK_TIMEOUT_S = 5.0
@@ -96,6 +99,17 @@ async def kafka_errors(settings: Settings) -> AsyncIterator[None]:
             raise
         reason = str(error) or type(error).__name__
         raise KafkaUnreachable(f"Kafka at {settings.bootstrap_servers}: {reason}") from error
+
+
+async def records_since(
+    settings: Settings, topic: str, since_ms: int, only: Collection[int] | None = None
+) -> AsyncGenerator[ConsumerRecord]:
+    """The records of a topic from a time to its present end. Raises `ClientError`, also if one cannot be decoded for now."""
+    async with kafka_errors(settings), TopicFeed(settings, topic, since_ms=since_ms, only=only) as feed:
+        async for record in feed.to_end():
+            if feed.schema_problem is not None:
+                raise SchemaUnavailable(feed.schema_problem)
+            yield record
 
 
 async def supports_idempotence(settings: Settings) -> bool:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from schemas.messages import AgentRegistration, BreakerLimits, ConfidenceSource, Limits, Protocol, SecretRef
+from streams.client.connection import records_since
 from streams.client.errors import NotFound
-from streams.client.feed import read_entries
 from streams.client.requests import Request, Send, check, encode
 from streams.rules.agents.leases import is_ended
 from streams.rules.agents.listing import AgentListing
@@ -69,7 +69,8 @@ class AgentDirectory:
 
     async def _listing(self) -> AgentListing:
         listing = AgentListing()
-        await read_entries(self._settings, "agents", listing.add)
+        async for record in records_since(self._settings, "agents", 0):
+            listing.add(record.key, record.value, record.headers)
         return listing
 
 

@@ -15,16 +15,14 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
 from schemas.codec import Rejected, decode, decode_json, pack
 from schemas.messages import ConfidenceDataPoint, Task
 from schemas.partitioning import partition_for
 from schemas.times import parse_time
-from streams.client.connection import partitions_of
+from streams.client.connection import partitions_of, records_since
 from streams.client.errors import ClientError, InvalidTask, NotFound
-from streams.client.feed import read_since, records_since
 from streams.client.requests import Request, check, encode
 from streams.client.times import Since, since_ms
 from streams.client.waiting import ResultReader, WaitingCall
@@ -80,7 +78,7 @@ class EarlierResults:
             begun = time.monotonic()
             try:
                 await self._read(wanted)
-            except (KafkaError, ClientError, OSError, TimeoutError) as error:
+            except ClientError as error:
                 log.debug("searching earlier results failed; searching again: %r", error)
                 self._wanted = wanted | self._wanted
                 await asyncio.sleep(RETRY_S)
@@ -94,7 +92,7 @@ class EarlierResults:
         count = (await partitions_of(self._settings, ["results"]))["results"]
         numbers = {partition_for(name.encode(), n) for name in wanted for n in {count, self._partitions}}
         begin_ms = min(begin for _, begin in wanted.values())
-        async with aclosing(read_since(self._settings, "results", begin_ms, sorted(numbers))) as records:
+        async with aclosing(records_since(self._settings, "results", begin_ms, numbers)) as records:
             async for record in records:
                 self._reader.offer((record,))
 
@@ -102,9 +100,9 @@ class EarlierResults:
 async def find_task(settings: Settings, task_id: str, since: Since) -> dict[str, Any]:
     """The newest task of this id on `tasks`, as it was sent. Raises `NotFound`, `ClientError`."""
     found: Any = None
-    needle = _needle(task_id)
+    part = needle(task_id)
     async for record in _records(settings, "tasks", since):
-        if record.value is None or needle not in record.value:
+        if record.value is None or part not in record.value:
             continue
         try:
             data = decode_json(record.value, record.headers).data
@@ -122,9 +120,9 @@ async def feedback_request(settings: Settings, task_id: str, success: bool, sinc
     there, whatever partitioner its producer has. Raises `NotFound`, `ClientError`.
     """
     found: tuple[ConsumerRecord, ConfidenceDataPoint] | None = None
-    needle = _needle(task_id)
+    part = needle(task_id)
     async for record in _records(settings, "data-points", since):
-        if record.value is None or needle not in record.value:
+        if record.value is None or part not in record.value:
             continue
         try:
             point = decode(ConfidenceDataPoint, record.value, record.headers)
@@ -164,7 +162,7 @@ def sent_again(task: dict[str, Any], new_id: str, now_ms: int) -> Request:
     return Request(new_id, (target or new_id).encode(), encode(again), target is not None)
 
 
-def _needle(task_id: str) -> bytes:
+def needle(task_id: str) -> bytes:
     """Bytes that every record of this id contains: ids of plain characters are spelt in JSON as they are."""
     return task_id.encode() if PLAIN.fullmatch(task_id) else b""
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from schemas.codec import Rejected
 from schemas.messages import CatchUp, Schedule
+from streams.client.connection import records_since
 from streams.client.errors import InvalidTask, NotFound
-from streams.client.feed import read_entries
 from streams.client.requests import Request, Send, TaskKind, check, encode, task_data
 from streams.client.times import Duration, Moment, duration_ms, moment_text
 from streams.rules.schedules.listing import Listing
@@ -103,7 +103,8 @@ class ScheduleDirectory:
 
     async def _listing(self) -> Listing:
         listing = Listing()
-        await read_entries(self._settings, "schedules", listing.add)
+        async for record in records_since(self._settings, "schedules", 0):
+            listing.add(record.key, record.value, record.headers)
         return listing
 
     async def _put(self, data: Mapping[str, Any]) -> Schedule:

@@ -15,9 +15,9 @@ from typing import Any, TypeVar, get_args
 
 from schemas.codec import Headers, Rejected, decode
 from schemas.messages import Aggregate, Anomaly, Event, EventType, Interval, ResultStatus, Severity
+from streams.broker.topic_feed import TopicFeed
 from streams.client.connection import kafka_errors
 from streams.client.errors import InvalidTask
-from streams.client.feed import TopicFeed
 from streams.client.result import TaskResult, read_result
 from streams.client.times import Since, since_ms
 from streams.settings import Settings
@@ -47,7 +47,7 @@ async def subscribe(
             records = await feed.poll()
             require_open()
             for record in records:
-                if record.value is None or (begin_ms is not None and record.timestamp < begin_ms):
+                if record.value is None:
                     continue
                 try:
                     message = read(record.value, record.headers)

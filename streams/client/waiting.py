@@ -16,9 +16,9 @@ from weakref import WeakValueDictionary
 from aiokafka.structs import ConsumerRecord
 
 from schemas.codec import Headers, Rejected
+from streams.broker.topic_feed import TopicFeed
 from streams.client.connection import kafka_errors
 from streams.client.errors import ClientError
-from streams.client.feed import TopicFeed
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)

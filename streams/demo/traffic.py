@@ -13,18 +13,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import asynccontextmanager
 from typing import Any
 
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 
 from schemas.topics import full_name
-from streams.broker.client import require_topics
-from streams.broker.kafka import client_options, committed_reader, start
+from streams.broker.kafka import client_options, start
+from streams.broker.topic_feed import TopicFeed
 from streams.demo.board import task_id
 from streams.demo.models import Row
 from streams.settings import Settings
 
 Read = Callable[[], Awaitable[list[tuple[str, dict[str, Any]]]]]
 TICK_S = 0.05
-POLL_MS = 100
 
 
 def tasks(
@@ -79,22 +78,11 @@ async def send(
 
 @asynccontextmanager
 async def subscribed(settings: Settings, names: Sequence[str], *, from_beginning: bool) -> AsyncIterator[Read]:
-    """A reader of several topics: each call returns new records as (short name, value), after at most `POLL_MS`."""
-    partitions = await require_topics(settings, *names)
+    """A reader of several topics: each call returns new records as (short name, value), often none."""
     short = {full_name(name, settings.topic_prefix): name for name in names}
-    consumer = committed_reader(client_options(settings))
-    await start(consumer)
+    async with TopicFeed(settings, *names, since_ms=0 if from_beginning else None) as feed:
 
-    async def read() -> list[tuple[str, dict[str, Any]]]:
-        batches = await consumer.getmany(timeout_ms=POLL_MS)
-        return [(short[tp.topic], json.loads(m.value)) for tp, messages in batches.items() for m in messages if m.value]
+        async def read() -> list[tuple[str, dict[str, Any]]]:
+            return [(short[record.topic], json.loads(record.value)) for record in await feed.read() if record.value]
 
-    try:
-        places = [TopicPartition(full_name(name, settings.topic_prefix), p) for name in names for p in partitions[name]]
-        consumer.assign(places)
-        edges = await (consumer.beginning_offsets if from_beginning else consumer.end_offsets)(places)
-        for place, offset in edges.items():
-            consumer.seek(place, offset)
         yield read
-    finally:
-        await consumer.stop()

@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 from aiokafka.errors import KafkaError
+from aiokafka.structs import ConsumerRecord
 
 from schemas.codec import pack, validate
 from schemas.exact_json import loads
@@ -23,8 +24,9 @@ from schemas.messages import Control
 from schemas.topics import BY_NAME, full_name
 from streams.answers import error_answer, json_answer
 from streams.broker.access import AccessDenied
-from streams.broker.client import ReadStalled, Record, TopicMissing, catalog, send_keyed
+from streams.broker.client import TopicMissing, catalog, send_keyed
 from streams.broker.dlq_reader import replaying, summary
+from streams.broker.topic_feed import ReadStalled
 from streams.client.errors import ClientError, InvalidTask, NotFound
 from streams.client.history import find_task, sent_again
 from streams.client.times import since_ms
@@ -105,7 +107,7 @@ class Actions:
                 return error_answer(404, str(error))
             except TimeoutError:
                 return error_answer(504, f"not done within {ACTION_TIMEOUT_S:g} s; search a shorter time with since")
-            except (KafkaError, AccessDenied, TopicMissing, ReadStalled, ClientError, OSError) as error:
+            except (KafkaError, AccessDenied, TopicMissing, ClientError, OSError) as error:
                 return _away(error)
             finally:
                 self._waiting -= 1
@@ -181,7 +183,7 @@ class Actions:
             raise failure
         return json_answer({"place": str(place), "to": built.topic, "count": built.count})
 
-    async def _dead_letter(self, request: web.Request, since: str) -> Record:
+    async def _dead_letter(self, request: web.Request, since: str) -> ConsumerRecord:
         topic, partition, offset = (request.match_info[name] for name in ("topic", "partition", "offset"))
         return await dead_letters.find(self._settings, topic, partition, offset, _since_ms(since))
 

@@ -14,9 +14,10 @@ import pytest
 from streams.agents.agents_file import AgentsFile, following
 from streams.agents.registration_writer import RegistrationWriter
 from streams.agents.table import AgentTable
-from streams.broker.client import read_all, send_keyed
+from streams.broker.client import send_keyed
 from streams.broker.embedded import EmbeddedBroker
 from streams.broker.kafka import client_options
+from streams.broker.topic_feed import read_all
 from streams.broker.topics_admin import apply
 from streams.engine.event_sink import EventSink
 from streams.rules.records import Recorder

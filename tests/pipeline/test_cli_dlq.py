@@ -11,11 +11,13 @@ from typing import Any
 import orjson
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.structs import ConsumerRecord
 
 from schemas.topics import full_name
-from streams.broker.client import Record, catalog, read_all, reading
+from streams.broker.client import catalog
 from streams.broker.dlq_reader import last_offsets, read_until
 from streams.broker.kafka import client_options, start
+from streams.broker.topic_feed import TopicFeed, read_all
 from streams.rules.records import Output, Recorder
 from streams.rules.source_record import SourceRecord
 from tests.support.cli import Cli
@@ -64,7 +66,7 @@ async def lay(cli: Cli, outputs: Sequence[Output], partition: int = 0) -> None:
         await asyncio.gather(*sent)
 
 
-async def records(cli: Cli, topic: str) -> list[Record]:
+async def records(cli: Cli, topic: str) -> list[ConsumerRecord]:
     """What lies on a topic."""
     return [record async for record in read_all(cli.settings, topic)]
 
@@ -205,7 +207,7 @@ async def test_all_ends_although_every_letter_comes_back(ready: Cli) -> None:
             await lay(ready, [refused(ready, "tasks", offset, record.value, headers=record.headers)], offset % 2)
 
     await lay(ready, [refused(ready, "tasks", n, b"%d" % n) for n in range(6)])
-    async with reading(ready.settings, "tasks", from_beginning=False) as reader:
+    async with TopicFeed(ready.settings, "tasks") as reader:
         refusing = asyncio.create_task(refuse_again())
         try:
             ended = await ready("dlq", "replay", "--all", "-o", "jsonl")

@@ -15,7 +15,8 @@ from schemas.partitioning import partition_for
 from schemas.times import format_time
 from schemas.topics import full_name
 from streams import Client
-from streams.broker.client import read_all, sending
+from streams.broker.client import sending
+from streams.broker.topic_feed import read_all
 from streams.settings import Settings
 from tests.support.cli import START_MS, Cli, task
 from tests.support.cli import cli as cli

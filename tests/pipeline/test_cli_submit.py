@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 import orjson
 
 from schemas.messages import Result, Task
-from streams.broker.client import reading, sending
+from streams.broker.client import sending
+from streams.broker.topic_feed import TopicFeed
 from streams.settings import Settings
 from tests.support.cli import START_MS, Cli, as_lines, task
 from tests.support.cli import cli as cli
@@ -45,7 +46,7 @@ async def answering(settings: Settings, silent: tuple[str, ...] = ()) -> AsyncIt
                     )
                     await sender.send("results", found.id.encode(), orjson.dumps(result.wire()))
 
-    async with reading(settings, "tasks", from_beginning=False) as reader:
+    async with TopicFeed(settings, "tasks") as reader:
         answers = asyncio.create_task(answer())
         try:
             yield
@@ -103,7 +104,7 @@ async def test_submit_waits_for_an_id_that_was_sent_before_and_is_not_answered_y
     """The task of the first record goes on: its result is that of the second too."""
 
     async def answer_later() -> None:
-        async with reading(ready.settings, "events", from_beginning=False) as reader, sending(ready.settings) as sender:
+        async with TopicFeed(ready.settings, "events") as reader, sending(ready.settings) as sender:
             reading_events.set()
             async for _ in reader.follow():
                 await asyncio.sleep(2)
@@ -165,7 +166,7 @@ async def test_submit_from_an_open_stdin_obeys_ctrl_c(ready: Cli) -> None:
     async with asyncio.timeout(60):
         process.stdin.write(as_lines(task("t1")))
         await process.stdin.drain()
-        async with reading(ready.settings, "tasks", from_beginning=True) as reader:
+        async with TopicFeed(ready.settings, "tasks", since_ms=0) as reader:
             async for record in reader.follow():
                 assert record.key == b"a1"
                 break

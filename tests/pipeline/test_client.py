@@ -39,9 +39,9 @@ from streams import (
 )
 from streams.broker.embedded import EmbeddedBroker
 from streams.broker.processes import free_port
+from streams.broker.topic_feed import TopicFeed
 from streams.broker.topics_admin import apply
 from streams.client.connection import workers_present
-from streams.client.feed import TopicFeed
 from streams.client.history import FIRST_LOOK_S
 from streams.client.waiting import WaitingCall
 from streams.settings import Settings

@@ -12,7 +12,6 @@ import pytest
 from aiokafka.errors import KafkaConnectionError, TopicAuthorizationFailedError
 from aiokafka.structs import ConsumerRecord
 
-from streams.broker.client import Record
 from streams.live import actions, dead_letters
 from streams.rules.broker.dead_letters import Replay
 from streams.settings import Settings
@@ -193,14 +192,16 @@ def letters(monkeypatch: pytest.MonkeyPatch) -> _Replayer:
     """One dead letter at dlq.parallax.tasks/0/3, as the headers in `origin` say."""
     replayer = _Replayer()
 
-    async def look_up(settings: Settings, places: list[Any]) -> AsyncGenerator[tuple[Any, Record | None]]:
+    async def look_up(settings: Settings, places: list[Any]) -> AsyncGenerator[tuple[Any, ConsumerRecord | None]]:
         for place in places:
             headers = (
                 ("__dlq.errors.topic", place_origin[place.offset].encode()),
                 ("__dlq.errors.message", b"id: missing"),
             )
             known = place.offset in place_origin
-            yield place, Record(place.topic, 0, place.offset, 0, b"k", b'{"secret":1}', headers) if known else None
+            value = b'{"secret":1}'
+            record = ConsumerRecord(place.topic, 0, place.offset, 0, 0, b"k", value, None, 1, len(value), headers)
+            yield place, record if known else None
 
     place_origin = {3: "parallax.tasks", 4: "parallax.results", 5: "elsewhere"}
 
@@ -265,15 +266,15 @@ async def test_the_newest_letters_of_all_topics_come_first(monkeypatch: pytest.M
     async def dlq_topics(settings: Settings) -> list[str]:
         return ["dlq.parallax.plans", "dlq.parallax.tasks", "dlq.parallax.b.tasks"]
 
-    async def read_since(settings: Settings, topic: str, since_ms: int) -> AsyncGenerator[Any]:
+    async def read_all(settings: Settings, topic: str, since_ms: int) -> AsyncGenerator[Any]:
         asked.append((topic, since_ms))
         for offset, at in enumerate(times[topic]):
             yield ConsumerRecord(f"x.{topic}", 0, offset, at, 0, None, b"v", None, 0, 1, ())
 
     monkeypatch.setattr(dead_letters, "dlq_topics", dlq_topics)
-    monkeypatch.setattr(dead_letters, "read_since", read_since)
+    monkeypatch.setattr(dead_letters, "read_all", read_all)
     found = await dead_letters.newest(Settings(), 7, 3)
-    assert [(one.topic, one.timestamp_ms) for one in found] == [
+    assert [(one.topic, one.timestamp) for one in found] == [
         ("x.dlq.tasks", 5),
         ("x.dlq.plans", 4),
         ("x.dlq.tasks", 3),

@@ -10,8 +10,7 @@ from aiokafka.consumer import fetcher
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from schemas.topics import full_name
-from streams.broker.client import RecordCursor
-from streams.client.feed import TopicFeed
+from streams.broker.topic_feed import TopicFeed, read_all
 from streams.engine.state_reader import PartitionReader
 from streams.schedules.reader import ScheduleReader
 from streams.settings import Settings
@@ -31,12 +30,17 @@ class UnreadableConsumer:
         self.positions = dict.fromkeys(ends, 0)
         self.usual = fetcher.MemoryRecords
         self.failed = 0
+        self._client = self
 
     async def start(self) -> None:
         """It is there."""
 
     async def stop(self) -> None:
         """It is not any more."""
+
+    async def fetch_all_metadata(self) -> UnreadableConsumer:
+        """The topics as the broker has them."""
+        return self
 
     def assign(self, tps: list[TopicPartition]) -> None:
         """From the beginning."""
@@ -102,35 +106,24 @@ async def test_the_owner_of_a_partition_reads_every_schedule(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("partition", [FIRST, SECOND])
-async def test_a_command_reads_every_record(partition: TopicPartition) -> None:
+async def test_commands_and_clients_read_every_record(
+    partition: TopicPartition, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also of the other partition, whose records came with the failed poll."""
     ends = {FIRST: 5, SECOND: 4}
     consumer = UnreadableConsumer(ends, (partition, 2))
-    found = [(r.partition, r.offset) async for r in RecordCursor(consumer, dict.fromkeys(ends, 0), ends).to_end()]
-    assert sorted(found) == [(tp.partition, offset) for tp, end in ends.items() for offset in range(end)]
-    assert len(found) == len(set(found))
-    assert consumer.failed == 1
-
-
-@pytest.mark.parametrize("partition", [FIRST, SECOND])
-async def test_a_client_reads_every_record(partition: TopicPartition, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As commands do."""
-    ends = {FIRST: 5, SECOND: 4}
-    consumer: Any = UnreadableConsumer(ends, (partition, 2))
-    monkeypatch.setattr("streams.client.feed.committed_reader", lambda *_, **__: consumer)
-    feed = TopicFeed(Settings(topic_prefix="t."), "schedules", since_ms=0)
-    await feed.open()
-    found = [(r.partition, r.offset) for _ in range(4) for r in await feed.poll()]
+    monkeypatch.setattr("streams.broker.topic_feed.committed_reader", lambda *_, **__: consumer)
+    found = [(r.partition, r.offset) async for r in read_all(Settings(topic_prefix="t."), "schedules")]
     assert sorted(found) == [(tp.partition, offset) for tp, end in ends.items() for offset in range(end)]
     assert consumer.failed == 1
 
 
-async def test_a_client_finds_the_end_behind_an_unreadable_record(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_feed_finds_the_end_behind_an_unreadable_record(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the last one."""
     consumer: Any = UnreadableConsumer({FIRST: 5}, (FIRST, 4))
-    monkeypatch.setattr("streams.client.feed.committed_reader", lambda *_, **__: consumer)
+    monkeypatch.setattr("streams.broker.topic_feed.committed_reader", lambda *_, **__: consumer)
     feed = TopicFeed(Settings(topic_prefix="t."), "schedules")
     await feed.open()
-    assert (await feed.position(FIRST), consumer.failed) == (5, 1)
+    assert (await consumer.position(FIRST), consumer.failed) == (5, 1)
     consumer.ends[FIRST] = 6
     assert [record.offset for record in await feed.poll()] == [5]

@@ -16,7 +16,6 @@ from faust.types import TP
 from schemas.codec import Rejected, decode_json
 from schemas.wire_format import SCHEMAS, SchemaCache
 from streams import schema_registry
-from streams.broker import client
 from streams.broker.kafka import client_options
 from streams.cli import doctor
 from streams.engine import follower as follower_module
@@ -433,38 +432,3 @@ def test_settings_switch_it_on_for_the_whole_process(monkeypatch: pytest.MonkeyP
 def test_a_url_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="schema_registry_url"):
         settings(schema_registry_url=url)
-
-
-async def test_commands_show_what_needs_no_schema_while_the_registry_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And ask it once: each try may take seconds."""
-    asked: list[int] = []
-
-    async def away(records: list[Any]) -> None:
-        asked.append(len(records))
-        raise SchemaUnavailable("it does not answer")
-
-    tp = TopicPartition("p.tasks", 0)
-    records = [
-        SimpleNamespace(topic="p.tasks", partition=0, offset=offset, timestamp=0, key=b"k", value=b"{}", headers=())
-        for offset in (0, 1)
-    ]
-
-    class Consumer:
-        """Two records, one a poll."""
-
-        async def getmany(self, *_: Any, timeout_ms: int, max_records: int | None) -> dict[TopicPartition, list[Any]]:
-            return {tp: [records[self.read]]} if self.next() else {}
-
-        read = -1
-
-        def next(self) -> bool:
-            self.read += 1
-            return self.read < len(records)
-
-        async def position(self, _: TopicPartition) -> int:
-            return self.read + 1
-
-    monkeypatch.setattr(client, "learn_schemas", away)
-    reader = client.RecordCursor(Consumer(), {tp: 0}, {tp: 2})
-    assert [record.offset async for record in reader.to_end()] == [0, 1]
-    assert (asked, reader.schema_problem) == ([1], "it does not answer")

@@ -6,12 +6,12 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from aiokafka.structs import ConsumerRecord
 
 from schemas import exact_json, wire_format
 from schemas.codec import Rejected, decode, decode_json
 from schemas.messages import Control, Task
 from schemas.wire_format import KEY_HEADER, VALUE_HEADER, SchemaCache, is_marked_key, key_text, needed_schema
-from streams.broker.client import Record
 from streams.cli.tail import as_json, as_text
 from streams.rules.broker.dead_letters import build_replay, readable
 
@@ -111,7 +111,7 @@ def test_commands_show_it() -> None:
     assert as_json(value) == {"id": "t1"}
     assert readable(value) == ("json", {"id": "t1"})
     assert readable(framed(b"\4\xff1"))[0] == "hex"
-    record = Record("tasks", 0, 0, 0, framed(b'"k1"'), value, ())
+    record = ConsumerRecord("tasks", 0, 0, 0, 0, framed(b'"k1"'), value, None, 1, 1, ())
     assert as_text(record).endswith('k1  -  {"id":"t1"}')
     origin = ("__dlq.errors.topic", b"parallax.tasks")
     replay = build_replay(framed(b'"k1"'), value, (*BESIDE, origin), "parallax.")
