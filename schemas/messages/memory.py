@@ -10,11 +10,14 @@ from schemas.messages.base import Count, Id, Message, Ratio, Timestamp
 
 
 class SeenTasks(Message):
-    """Digests of task ids that were answered, base64; `sequence` orders the chunks. `slot`: the last part of its key."""
+    """Digests of task ids that were answered, base64; `sequence` orders the chunks. `slot`: the last part of its key.
+    `since`: when the first id was added.
+    """
 
     sequence: Count
     digests: Annotated[str, Field(max_length=1_000_000)]
     slot: Count | None = None
+    since: Timestamp | None = None
 
 
 class BreakerState(Message):

@@ -92,7 +92,12 @@ class AnswerCache:
         return found
 
     def restore(self, answers: Iterable[CachedAnswer], now: float) -> None:
-        """Take over an earlier owner's answers that are still valid, into an empty cache."""
-        if self._cache is not None:
+        """Take over an earlier owner's answers that are still valid, into an empty cache.
+
+        Without a cache drop them: which of them a changed agent would give no more could not be seen here.
+        """
+        if self._cache is None:
+            self._news = {answer.slot: None for answer in answers}
+        else:
             live = sorted((a for a in answers if now < a.expires <= now + self._ttl_s + 1), key=lambda a: a.expires)
             self._cache.restore((a.slot, a.key, (a.agent_id, a.answer), a.answer.size, a.expires) for a in live)

@@ -8,7 +8,6 @@ as records of the state topic for the same transaction. An unreadable record is 
 from __future__ import annotations
 
 import asyncio
-from base64 import b64decode, b64encode
 from binascii import Error as NotBase64
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
@@ -86,8 +85,7 @@ class PartitionState:
         now_ms, now = self._wall_ms(), self._loop.time()
         outputs = []
         if (chunk := self.seen.flush()) is not None:
-            content = {"sequence": chunk.sequence, "digests": b64encode(chunk.digests).decode(), "slot": chunk.slot}
-            outputs.append(self._output(f"seen/{chunk.slot}", "seen", content, now_ms))
+            outputs.append(self._output(f"seen/{chunk.slot}", "seen", chunk.row(), now_ms))
         for caller in callers:
             if caller.changed:
                 caller.changed = False
@@ -144,8 +142,7 @@ class PartitionState:
                 if state.app != self._app:
                     continue
                 if state.seen is not None:
-                    digests = b64decode(state.seen.digests, validate=True)
-                    chunks.append((Chunk(state.seen.sequence, digests, state.seen.slot), state.at))
+                    chunks.append((Chunk.of(state.seen), state.at))
             except (Rejected, NotBase64) as error:
                 log.warning("a record of the state topic is not understood", partition=self._number, error=str(error))
                 continue

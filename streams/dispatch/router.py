@@ -81,8 +81,8 @@ class Router:
         """How a task ends that has failed, or has waited in vain. Its id must be claimed where it is compared."""
         if run.claims or run.judged is not None:
             return Fail(error)
-        if run.any_agent and run.chosen:
-            return self._fail(run, error)
+        if run.chosen and first_comparison(run.task) is not None:
+            return self._fail(run, error)  # its id was compared before the agent was chosen
         # It waits in a wrong partition, before it is forwarded again: it ends in the right one.
         run.waited_for_agent = True
         return self.route(run)

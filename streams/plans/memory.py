@@ -7,7 +7,6 @@ end. An unreadable record is skipped; the plan it belongs to ends as failed.
 
 from __future__ import annotations
 
-from base64 import b64decode
 from binascii import Error as NotBase64
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -186,8 +185,7 @@ class PlanStore:
                 if memory.app != self._recorder.app:
                     continue
                 if memory.seen is not None:
-                    digests = b64decode(memory.seen.digests, validate=True)
-                    chunks.append((Chunk(memory.seen.sequence, digests, memory.seen.slot), memory.at))
+                    chunks.append((Chunk.of(memory.seen), memory.at))
             except (Rejected, NotBase64) as error:
                 log.warning("a record of the state topic cannot be read", partition=self._number, error=str(error))
                 continue

@@ -8,10 +8,14 @@ a task.
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from collections import deque
 from collections.abc import Iterable
 from hashlib import blake2b
 from typing import NamedTuple
+
+from schemas.messages import SeenTasks
+from schemas.times import format_time
 
 DIGEST_BYTES = 10
 CHUNK_IDS = 64
@@ -36,12 +40,24 @@ def digest(scope: str, task_id: str) -> bytes:
 class Chunk(NamedTuple):
     """Digests, joined, in the order they were added. `sequence` grows by one with each full chunk.
 
-    `slot`: where it is written, in place of an older one; None: a row of before slots were written.
+    `slot`: where it is written, in place of an older one; `since_ms`: when its first id was added. None: a row of before
+    they were written.
     """
 
     sequence: int
     digests: bytes
     slot: int | None = None
+    since_ms: int | None = None
+
+    @classmethod
+    def of(cls, row: SeenTasks) -> Chunk:
+        """The chunk in a row of the state topic. Raises `binascii.Error`."""
+        return cls(row.sequence, b64decode(row.digests, validate=True), row.slot, row.since)
+
+    def row(self) -> dict[str, object]:
+        """The content of its row."""
+        since, digests = format_time(self.since_ms or 0), b64encode(self.digests).decode()
+        return {"sequence": self.sequence, "digests": digests, "slot": self.slot, "since": since}
 
 
 def _bucket(digest: bytes) -> int:
@@ -135,7 +151,7 @@ class DedupWindow:
         """The chunk to write, with everything added since the last one; None if nothing was."""
         if not self._fresh:
             return None
-        chunk = Chunk(self._sequence, self._tail + b"".join(self._fresh), self._slot)
+        chunk = Chunk(self._sequence, self._tail + b"".join(self._fresh), self._slot, self._tail_ms)
         self._fresh.clear()
         self._tail = chunk.digests
         if len(self._tail) >= CHUNK_IDS * DIGEST_BYTES:
@@ -153,9 +169,12 @@ class DedupWindow:
         if ordered:
             # Not the slot that follows from the sequence: the ring may have had another size, and the slot after the newest
             # chunk holds the oldest one.
-            self._sequence, _, slot = ordered[-1][0]
+            self._sequence, self._tail, slot, since_ms = ordered[-1][0]
             self._slot = self._sequence % self.slots if slot is None else slot
-            self._next_chunk()
+            self._tail_ms = since_ms or 0
+            # A small chunk goes on: if each move began another one, moves would use up the ring.
+            if since_ms is None or len(self._tail) >= CHUNK_IDS * DIGEST_BYTES:
+                self._next_chunk()
 
     def _next_chunk(self) -> None:
         self._sequence += 1

@@ -100,8 +100,7 @@ class SimAgent:
                 arrival.retry_after = True
                 reply(RateLimited("429", retry_after_s=RETRY_AFTER_S))
             else:
-                value = {"asked": asked(call.body), "agent": self.name}
-                reply(Answer(0.5 if is_judged(call) else value, confidence))
+                reply(Answer(0.5 if is_judged(call) else answer_to(call.body, self.name), confidence))
 
         self.world.at(takes_s, end)
 
@@ -121,7 +120,14 @@ def is_judged(call: Call) -> bool:
     return "/judge" in call.idempotency_key
 
 
-def asked(body: bytes) -> Any:
-    """What an answer depends on: `q` of the payload, with every digit."""
+def url_of(body: bytes) -> str:
+    """Where the request of an http task goes."""
+    return str(json.loads(body)["url"])
+
+
+def answer_to(body: bytes, name: str) -> dict[str, Any]:
+    """An answer says who gave it, by name or by the URL, and what it depends on: `q` of the payload, with every digit."""
     payload = json.loads(body)
-    return str(payload.get("q")) if isinstance(payload, dict) else None
+    if isinstance(payload, dict) and "url" in payload:
+        name, payload = payload["url"], payload["payload"]
+    return {"asked": str(payload.get("q")) if isinstance(payload, dict) else None, "agent": name}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from schemas.topics import full_name
 from tests.simulation.agents import Limits
+from tests.simulation.deployments import changed
 from tests.simulation.node import Node
 from tests.simulation.options import Options
 from tests.simulation.surroundings import Surroundings
@@ -23,6 +24,8 @@ GROWTH_AT_S = 15.0
 BETWEEN_GROWTHS_S = (0.5, 3.0, 8.0, 20.0)
 """The second growth may come before some partitions of the first one were opened, or all were."""
 REPLACED_S = 0.5
+REGISTERED = 5
+"""Agents that have a registration, which come first by name."""
 METADATA_S = 20.0
 """How soon the last consumer and the last producer see new partitions."""
 AMOUNTS: dict[str, Sequence[float]] = {
@@ -38,10 +41,11 @@ AMOUNTS: dict[str, Sequence[float]] = {
     "relimit": (0.5, 2.0),
     "truncate": (1.0, 5.0, 30.0),
     "grow": (2.0, 3.0),
+    "configure": (0.5, 3.0),
 }
 """Seconds until it is over (kill, stop: until another worker starts; churn: until it is registered again; replace: until the
-frozen one goes on); a factor, a count."""
-MOVES = frozenset({"kill", "freeze", "replace", "stop", "outage", "loss", "slow"})
+frozen one goes on; configure: between two workers); a factor, a count."""
+MOVES = frozenset({"kill", "freeze", "replace", "stop", "configure", "outage", "loss", "slow"})
 """After these a call may be made again, or a partition may be without an owner for a while."""
 BLIND = frozenset({"freeze", "replace", "outage", "loss", "slow"})
 """After these a worker may not yet know that it is no owner any more."""
@@ -84,7 +88,9 @@ def planned(options: Options, seed: int) -> list[Fault]:
 
 
 class Saboteur:
-    """Does faults to a world. `start`: makes another worker; `register(agent name, or None)`: see `Scenario`."""
+    """Does faults to a world. `start`: makes another worker; `register(agent name, or None)`: see `Scenario`; `ids`: see
+    `Options`.
+    """
 
     def __init__(
         self,
@@ -92,8 +98,9 @@ class Saboteur:
         start: Callable[[str | None], object],
         register: Callable[[str, bool], None],
         tasks: dict[str, Sent],
+        ids: Sequence[int],
     ) -> None:
-        self._shared, self._start, self._register, self._tasks = shared, start, register, tasks
+        self._shared, self._start, self._register, self._tasks, self._ids = shared, start, register, tasks, ids
         self._world, self._network = shared.world, shared.network
         self._prefix = shared.settings.topic_prefix
 
@@ -134,6 +141,20 @@ class Saboteur:
         else:
             self._start(node.instance)
 
+    def _configure(self, fault: Fault) -> None:
+        """From now on workers start with other settings; those that have the old ones are stopped one after another."""
+        shared, rng = self._shared, self._world.rng(f"settings {fault.at}")
+        shared.settings = changed(shared.settings, rng, self._ids)
+        self._roll(fault.amount)
+
+    def _roll(self, pause_s: float) -> None:
+        nodes = [node for _, node in sorted(self._shared.nodes.items()) if not node.stopping]
+        old = next((node for node in nodes if node.settings is not self._shared.settings), None)
+        if old is not None:
+            old.stop()
+            self._world.at(pause_s, lambda: self._start_after(old))
+            self._world.at(pause_s + REPLACED_S, lambda: self._roll(pause_s))
+
     def _freeze(self, fault: Fault) -> None:
         node = self._node(fault)
         if node is not None:
@@ -166,7 +187,7 @@ class Saboteur:
         self._world.at(fault.amount, lambda: self._register(name, True))
 
     def _relimit(self, fault: Fault) -> None:
-        name = self._agent(fault)
+        name = self._agent(fault, REGISTERED)
         old = self._shared.agents[name].limits
         self._shared.agents[name].limits = Limits(
             max(2, int(old.max_requests * fault.amount)), old.window_s, max(1, int(old.concurrency * fault.amount))

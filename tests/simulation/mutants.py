@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from agents_io.calling.caller import Caller
-from streams.dispatch import task_run
+from agents_io.rules.targets import AllowList
+from streams.dispatch import answer_cache, router, task_run
 from streams.dispatch.coalescing import SingleFlight
 from streams.dispatch.decisions import Decision, Duplicate, Fail, Forward
 from streams.dispatch.in_flight import InFlightTasks
@@ -24,6 +25,8 @@ from streams.engine.inherited_state import InheritedState
 from streams.engine.partition_processor import PartitionProcessor
 from streams.engine.shared_transactions import SharedTransactions
 from streams.plans.handler import PlanHandler
+from streams.rules.dedup_window import DedupWindow
+from streams.rules.dispatch.builtins import Builtins
 from streams.rules.dispatch.ordering import LogPosition
 from streams.rules.dispatch.routing import MAX_HOPS
 from streams.rules.schedules.scheduled_tasks import ScheduledTasks
@@ -247,6 +250,57 @@ def _ends_are_those_of_readers_of_committed_records() -> None:
     group.log_ends = stable  # type: ignore[attr-defined]
 
 
+def _compared_at_its_agent(kind: str) -> Callable[[], None]:
+    """K1, K2: the id of a task was compared where the settings of the worker had its agent."""
+
+    def mutate() -> None:
+        first: Any = router.first_comparison  # type: ignore[attr-defined]
+        router.first_comparison = lambda task: None if task.type == kind else first(task)  # type: ignore[attr-defined]
+
+    return mutate
+
+
+def _every_host_is_allowed() -> None:
+    """K3: the allow-list only said under which name a host is limited."""
+    AllowList.host_key = lambda self, target: f"{target.host}:{target.port}"  # type: ignore[method-assign]
+
+
+def _builtin_agents_have_default_limits() -> None:
+    """K4: the limits of hosts, functions and patterns were those of agents without their own."""
+    make: Any = Builtins.__init__
+
+    def default(self: Any, **options: Any) -> None:
+        make(self, **options | {"limits": dict.fromkeys(("http", "function", "pattern"))})
+
+    Builtins.__init__ = default  # type: ignore[method-assign]
+
+
+def _requests_are_equal_by_their_url() -> None:
+    """K5: an http task was answered with the answer to another content."""
+    answer_cache.asked_of = lambda task, payload: task.target  # type: ignore[attr-defined]
+
+
+def _requests_that_change_something_are_cached() -> None:
+    """K6: http tasks were cached as tasks of agents are."""
+    answer_cache.cacheable = lambda task: task.metadata.cache  # type: ignore[attr-defined]
+
+
+def _slots_follow_from_sequence_numbers() -> None:
+    """I1: rows of answered ids lay at the remainder of their sequence number, also in a ring of another size."""
+    restore: Any = DedupWindow.restore
+    DedupWindow.restore = lambda self, chunks: restore(  # type: ignore[method-assign]
+        self, [(chunk._replace(slot=None), at_ms) for chunk, at_ms in chunks]
+    )
+
+
+def _each_owner_begins_a_row() -> None:
+    """I2: a new owner of a partition began another row of answered ids, over the oldest, however few the newest had."""
+    restore: Any = DedupWindow.restore
+    DedupWindow.restore = lambda self, chunks: restore(  # type: ignore[method-assign]
+        self, [(chunk._replace(since_ms=None), at_ms) for chunk, at_ms in chunks]
+    )
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     "G1": _added_partitions_know_nothing,
     "G2": _each_worker_counts_by_itself,
@@ -259,6 +313,14 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "F7": _calls_begin_after_a_freeze,
     "F8": _requests_are_repeated_in_place,
     "F9": _calls_cut_off_are_forgotten,
+    "I1": _slots_follow_from_sequence_numbers,
+    "I2": _each_owner_begins_a_row,
+    "K1": _compared_at_its_agent("http"),
+    "K2": _compared_at_its_agent("pattern"),
+    "K3": _every_host_is_allowed,
+    "K4": _builtin_agents_have_default_limits,
+    "K5": _requests_are_equal_by_their_url,
+    "K6": _requests_that_change_something_are_cached,
     "N2": _done_in_the_wrong_partition,
     "O1": _no_order,
     "O2": _relocated_tasks_are_not_waited_for,

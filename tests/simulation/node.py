@@ -26,8 +26,9 @@ class Node:
     def __init__(self, shared: Surroundings, name: str, skew_ms: int = 0, instance: str | None = None) -> None:
         self.shared, self.name, self.instance = shared, name, instance
         self.world, self.network, self.broker = shared.world, shared.network, shared.broker
-        self.prefix = shared.settings.topic_prefix
-        self.app = shared.settings.app_id
+        self.settings = shared.settings
+        self.prefix = self.settings.topic_prefix
+        self.app = self.settings.app_id
         self.rng = self.world.rng(name)
         self.frozen_until = 0.0
         self.alive = True

@@ -30,6 +30,8 @@ class Options:
     rate: float | None = None
     """Mean tasks a second; None: the seed decides."""
     duplicates: float = 0.05
+    again_s: float = 20.0
+    """Ids are sent again within this time."""
     late_duplicates: bool = False
     """Ids are also sent again after the idempotency window, and must be answered again."""
     cancels: float = 0.02
@@ -75,12 +77,26 @@ class Options:
     judged: bool = False
     """Two more agents are judged by a third."""
     cached: bool = True
+    kinds: float = 0.0
+    """Share of tasks, and of steps of plans, of other types than `agent`."""
+    ids: tuple[int, ...] = (20_000, 250_000)
+    """What a rollout sets `dispatch.idempotency_ids` to. Only with `kinds`."""
     settings: tuple[tuple[str, object], ...] = ()
     """Dotted settings that hold whatever the seed says."""
 
 
 PROFILES: dict[str, Options] = {
-    "mix": Options(),
+    "mix": Options(kinds=0.2, faults=(*MIX.split(","), "configure")),
+    "agents": Options(),  # the mix without tasks of other types, whose workers keep their settings
+    "settings": Options(  # ids of tasks of every type are sent again after a rollout of other settings, also for another type
+        kinds=0.8, faults=("configure", "configure", "kill", "freeze", "sick"), every=4.0, duplicates=0.5, plans=0.1, rate=15.0,
+        cancels=0.1, later=0.05, agent_s=0.05,
+    ),
+    "ids": Options(  # as few ids are kept as may be, in rings of rows that go round, while partitions move all the time
+        kinds=0.3, ids=(64, 128, 200), faults=("configure", "stop"), every=3.0, seconds=120.0, rate=1.5, cancels=0.0,
+        duplicates=0.7, again_s=25.0, agent_s=0.05, agent_limits=(1000, 10.0, 10),
+        settings=(("dispatch.idempotency_window", 25_000), ("dispatch.drain_timeout", 500), ("dispatch.stop_timeout", 500)),
+    ),
     "late-commits": Options(late_requests=True, faults=("loss",), every=3.0),
     "growth": Options(
         seconds=70.0, grow=True, faults=(), duplicates=0.0, cancels=0.3, plans=0.3, rate=10.0, agent_s=1.0,

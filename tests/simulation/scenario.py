@@ -20,6 +20,7 @@ from streams.rules.engine import ledger
 from streams.settings import Settings
 from tests.simulation.agents import Limits, SimAgent
 from tests.simulation.broker import Broker, Stored
+from tests.simulation.deployments import BUILTIN_AGENTS, changed, with_limits
 from tests.simulation.faults import Fault, Saboteur, planned
 from tests.simulation.network import Network
 from tests.simulation.node import Node
@@ -110,6 +111,8 @@ class Scenario:
         )
         for place in range(5):
             self._add_agent(place)
+        if options.kinds:
+            self._add_builtin_agents()
 
     def _settings(self) -> Settings:
         rng = self._rng
@@ -134,7 +137,11 @@ class Scenario:
         for path, value in self.options.settings:
             section, _, name = path.partition(".")
             tree.setdefault(section, {})[name] = value
-        return Settings.model_validate(tree)
+        if not self.options.kinds:
+            return Settings.model_validate(tree)
+        rng = self.world.rng("settings")
+        self._builtin_limits = with_limits(tree, rng)
+        return changed(Settings.model_validate(tree), rng, self.options.ids)
 
     def _add_agent(self, place: int) -> None:
         rng, name, options = self._rng, f"ag{place}", self.options
@@ -153,6 +160,15 @@ class Scenario:
             confidence=_confidence(place, options),
         )
         self.register(agent.name, True)
+
+    def _add_builtin_agents(self) -> None:
+        """What hosts, functions and patterns of the control plane do, each under the limits of its built-in agent."""
+        limits = self._builtin_limits
+        for name in BUILTIN_AGENTS:
+            self.shared.agents[name] = SimAgent(
+                self.world, name, (), limits, self.world.rng(name), mean_s=0.05, hangs=0.02, asks_for_pause=0.02, fails=0.1,
+                registered=[(0.0, limits)],
+            )  # fmt: skip
 
     def calls_allowed(self, retries: int) -> int:
         """For one task: its samples or its judge (who may be tried again as often) on top."""
@@ -196,7 +212,7 @@ class Scenario:
             world.at(self._rng.random(), self.start_node)
         self.traffic.begin()
         self.shared.restart = self.start_node
-        saboteur = Saboteur(self.shared, self.start_node, self.register, self.traffic.tasks)
+        saboteur = Saboteur(self.shared, self.start_node, self.register, self.traffic.tasks, self.options.ids)
         saboteur.schedule(self.faults)
         world.run(self._end_of_sending)
         self.network.heal()
@@ -218,14 +234,14 @@ class Scenario:
         return self.options.seconds + nights
 
     def _all_answered(self) -> bool:
-        keys = {record.key for record in self.committed("results")}
+        keys = Counter(record.key for record in self.committed("results"))
         plans = {record.key for record in self.committed("plan-results")}
         tasks = (json.loads(record.value or b"{}") for record in self.committed("tasks") if self.traffic.schedules)
         if any(task.get("planId") is None and task["id"].encode() not in keys for task in tasks):
             return False
-        return all(sent.lost or name.encode() in keys for name, sent in self.traffic.tasks.items()) and all(
-            name.encode() in plans for name in self.traffic.plans
-        )
+        return all(
+            sent.lost or keys[name.encode()] >= sent.fewest for name, sent in self.traffic.tasks.items()
+        ) and all(name.encode() in plans for name in self.traffic.plans)
 
     def _written(self, topic: str) -> int:
         """Records of a topic so far; short name."""

@@ -25,6 +25,7 @@ class Surroundings:
     network: Network
     broker: Broker
     settings: Settings
+    """Those of the workers that start from now on."""
     agents: dict[str, SimAgent]
     repeats_in_place: bool = False
     """Whether transactional requests whose answer is not known are repeated in the same epoch, as aiokafka does by itself."""
@@ -40,6 +41,8 @@ class Surroundings:
     """Dead nodes, kept: what the garbage collector would run of them belongs to nobody."""
     strays: list[tuple[float, str, str, str]] = field(default_factory=list)
     """Calls by a node while another owned the agent's partition: when, node, agent, owner."""
+    forbidden: list[tuple[float, str, str, str]] = field(default_factory=list)
+    """Calls that the settings of the worker do not permit: when, node, agent, what was called."""
     pauses: list[tuple[float, str, str, float]] = field(default_factory=list)
     """Pauses an agent asked for, as the worker heard of them: when, node, agent, seconds."""
     opened: list[tuple[float, str, str]] = field(default_factory=list)

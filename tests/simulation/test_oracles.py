@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -125,9 +126,56 @@ def _answers_out_of_order(one: Scenario) -> None:
         sent.body["target"] = "ag0"
 
 
+def _not_permitted(one: Scenario) -> None:
+    one.shared.forbidden.append((1.0, "w1", "http:a.wide:80", "http://a.wide/"))
+
+
+def _step_twice(one: Scenario) -> None:
+    answer = {"status": "failure", "error": {"code": "no_agent"}}
+    one.results[f"task:{next(_answered(one))}#0"] = [(2.0, answer), (3.0, answer)]
+
+
+def _sent_as_two_tasks(one: Scenario, answers: Iterable[int]) -> None:
+    name = next(_answered(one))
+    sent, rows = one.traffic.tasks[name], one.results[name]
+    sent.copies.append(copy.deepcopy(sent.body) | {"type": "function", "target": "f"})
+    rows[:] = [
+        (at, row | {"metadata": {"copy": number}, "status": "failure"}) for at, row in rows for number in answers
+    ]
+
+
+def _second_task_twice(one: Scenario) -> None:
+    _sent_as_two_tasks(one, (0, 1, 1))
+
+
+def _second_task_lost(one: Scenario) -> None:
+    _sent_as_two_tasks(one, (0,))
+
+
+def _answer_of_its_copy(one: Scenario) -> None:
+    name = next(_answered(one))
+    other = copy.deepcopy(one.traffic.tasks[name].body)
+    other["payload"]["q"] = -1
+    one.traffic.tasks[name].copies.append(other)
+    one.results[name][0][1]["metadata"]["copy"] = 1
+
+
+def _cached_although_it_changes_something(one: Scenario) -> None:
+    name = next(_answered(one))
+    body, row = one.traffic.tasks[name].body, one.results[name][0][1]
+    body |= {"type": "http", "metadata": {key: 1 for key in body["metadata"] if key != "cache"}}
+    row["cached"] = True
+
+
 CASES: list[tuple[Callable[[Scenario], None], set[str]]] = [
     (_twice, {"doubled task"}),
     (_forgotten, {"lost task", "lost plan"}),
+    (_second_task_twice, {"doubled task"}),
+    (_second_task_lost, {"lost task"}),
+    (_step_twice, {"doubled step"}),
+    (_answer_of_its_copy, {"foreign answer"}),
+    (_cached_although_it_changes_something, {"unwanted cache"}),
+    (_not_permitted, {"forbidden call"}),
     (_other_question, {"foreign answer"}),
     (_other_agent, {"foreign agent"}),
     (_late, {"late result", "call after deadline"}),

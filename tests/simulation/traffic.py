@@ -12,6 +12,7 @@ from typing import Any
 from schemas.partitioning import partition_for
 from schemas.topics import full_name
 from tests.simulation.broker import Broker
+from tests.simulation.kinds import copy_of, fewest, make_other, scope_of
 from tests.simulation.options import Options
 from tests.simulation.world import EPOCH_MS, World
 
@@ -34,16 +35,27 @@ class Sent:
     """No agent may be called before this time."""
     lost: bool = False
     """A log lost a record of it: it need not be answered."""
+    copies: list[dict[str, Any]] = field(default_factory=list)
+    """Tasks of another content or type that were sent under the same id."""
+
+    @property
+    def bodies(self) -> list[dict[str, Any]]:
+        """All tasks of the id."""
+        return [self.body, *self.copies]
+
+    @property
+    def fewest(self) -> int:
+        """How many results it has at least. While a task waits for its time, any other with its id is a duplicate."""
+        return fewest({scope_of(body) for body in self.bodies}) if self.not_before is None else 1
+
+    def body_of(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The task that a result answers."""
+        return self.bodies[row["metadata"].get("copy", 0)]
 
     @property
     def deadline(self) -> float | None:
         """When it must have ended; of an id sent again any of its records may be the one that is answered."""
         return None if self.expires_s is None else max(self.sent_at) + self.expires_s
-
-    @property
-    def asked(self) -> str:
-        """What an agent was asked, as it repeats it."""
-        return str(self.body["payload"]["q"])
 
 
 class Traffic:
@@ -58,6 +70,7 @@ class Traffic:
         self._rng = world.rng("traffic")
         self._key_rng = world.rng("ordering keys")
         self._later_rng = world.rng("later")
+        self._kinds_rng = world.rng("kinds")
         self._rate = options.rate or self._rng.choice((10.0, 40.0, 120.0))
 
     def begin(self) -> None:
@@ -93,9 +106,8 @@ class Traffic:
             self._plan()
         self._world.at(self._rng.expovariate(self._rate / 2), self._burst)
 
-    def _task(self) -> None:
+    def _body(self, name: str) -> dict[str, Any]:
         rng, options = self._rng, self._options
-        name = f"t{len(self.tasks)}"
         question = rng.randrange(options.questions)
         metadata: dict[str, Any] = {"timeout": rng.choice((3000, 10_000, 30_000)), "retries": rng.choice((0, 1, 2))}
         body: dict[str, Any] = {
@@ -119,7 +131,16 @@ class Traffic:
             metadata["cache"] = False
         if rng.random() < 0.1:
             metadata["priority"] = 5
-        sent = self.tasks[name] = Sent(body)
+        if self._kinds_rng.random() < options.kinds:
+            make_other(body, self._kinds_rng)
+        return body
+
+    def _task(self) -> None:
+        rng, options = self._rng, self._options
+        name = f"t{len(self.tasks)}"
+        body = self._body(name)
+        metadata, sent = body["metadata"], Sent(body)
+        self.tasks[name] = sent
         hopeless = body.get("target") == "nobody" or body.get("capabilities") == ["none"]
         if options.time == "attempt" and (rng.random() < 0.8 or hopeless):  # else it waits for its agent for a day
             metadata["expiresIn"] = rng.choice((2000, 10_000, 30_000))
@@ -134,12 +155,20 @@ class Traffic:
             written_by = body.get("target") if key % 2 else None
             number = partition_for((written_by or f"k{key}").encode(), self._partitions)
             sent.ordered = f"k{key}", number
-        self._produce(name, number)
+        self._produce(body, number, sent)
         if rng.random() < options.duplicates:
             again = rng.randrange(self._partitions) if sent.ordered is None else number
-            self._again(sent, lambda: self._produce(name, again))
+            copied = self._copy(sent) if options.kinds else None
+            self._again(sent, lambda: self._produce(copied or body, again, sent))
         if rng.random() < options.cancels:
             self._world.at(rng.random() * 3, lambda: self._cancel(sent, taskId=name))
+
+    def _copy(self, sent: Sent) -> dict[str, Any] | None:
+        """What is sent under the id in place of the task itself. Ordering is then between more than these tasks."""
+        copied = copy_of(sent.body, 1 + len(sent.copies), self._kinds_rng)
+        if copied is not None:
+            sent.copies.append(copied)
+        return copied
 
     def _later(self, sent: Sent, metadata: dict[str, Any]) -> None:
         """Its time is soon, or after some faults; its deadline counts from then on."""
@@ -153,7 +182,7 @@ class Traffic:
     def _again(self, sent: Sent, send: Any) -> None:
         """Send an id again: soon, or (`late_duplicates`) also once it must be forgotten."""
         if not self._options.late_duplicates:
-            self._world.at(self._rng.random() * 20, send)
+            self._world.at(self._rng.random() * self._options.again_s, send)
             return
         for night in (1, 2):
             self._world.at(night * 2.5 * self._window_s, send)
@@ -162,15 +191,15 @@ class Traffic:
     def _partitions(self) -> int:
         return self._broker.counts[full_name("tasks", self._prefix)]
 
-    def _produce(self, name: str, number: int | None) -> None:
-        sent = self.tasks[name]
-        key = (sent.body.get("target") or name).encode()
+    def _produce(self, body: dict[str, Any], number: int | None, sent: Sent) -> None:
+        key = (body.get("target") or body["id"]).encode()
         number = partition_for(key, self._partitions) if number is None else number
-        self._write("tasks", number, key, sent)
+        self._write("tasks", number, key, sent, body)
 
-    def _write(self, topic: str, number: int, key: bytes, sent: Sent) -> None:
+    def _write(self, topic: str, number: int, key: bytes, sent: Sent, body: dict[str, Any] | None = None) -> None:
         sent.sent_at.append(self._world.now)
-        self._broker.append((full_name(topic, self._prefix), number), [(key, json.dumps(sent.body).encode(), ())])
+        value = json.dumps(body or sent.body).encode()
+        self._broker.append((full_name(topic, self._prefix), number), [(key, value, ())])
 
     def _plan(self) -> None:
         rng = self._rng
@@ -185,6 +214,9 @@ class Traffic:
             }
             for place in range(size)
         ]
+        for step in steps:
+            if self._kinds_rng.random() < self._options.kinds:
+                make_other(step, self._kinds_rng)
         body: dict[str, Any] = {"id": name, "tasks": steps, "timeout": 20_000}
         kind = rng.choice(STRATEGIES)
         if kind == "sequential":

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 from agents_io.errors import AgentError, CallTimeout
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
-from tests.simulation.agents import Arrival, task_of
+from tests.simulation.agents import Arrival, task_of, url_of
+from tests.simulation.deployments import agent_of
 
 if TYPE_CHECKING:
     from tests.simulation.node import Node
 
 
 class SimTransport:
-    """Calls simulated agents."""
+    """Calls simulated agents, also those that stand for a host, a function or a pattern of the control plane."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -28,6 +29,15 @@ class SimTransport:
     async def close(self) -> None:
         """Nothing is open."""
 
+    def _check_permitted(self, agent: AgentRegistration, call: Call) -> None:
+        """Note a call of what the worker's settings do not permit, or under another agent's limits."""
+        kind, is_builtin, name = agent.id.partition(":")
+        if not is_builtin:
+            return
+        target = url_of(call.body) if kind == "http" else name
+        if agent_of(self._node.settings, kind, target) != agent.id:
+            self._node.shared.forbidden.append((self._node.world.now, self._node.name, agent.id, target))
+
     async def call(self, agent: AgentRegistration, call: Call) -> Answer:
         """One attempt. Raises `AgentError`."""
         node, world = self._node, self._node.world
@@ -35,6 +45,7 @@ class SimTransport:
         future: asyncio.Future[Answer | AgentError] = node.loop.create_future()
         arrival = Arrival(0.0, world.now, node.name, task_of(call), call.idempotency_key, call.timeout_s)
         node.check_owner(agent.id)
+        self._check_permitted(agent, call)
         node.open_calls[id(arrival)] = called, arrival
 
         def reply(outcome: Answer | AgentError) -> None:

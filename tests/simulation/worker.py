@@ -16,7 +16,6 @@ from aiokafka.structs import ConsumerRecord
 from prometheus_client import CollectorRegistry
 
 from agents_io.protocols.transports import Transports
-from agents_io.rules.targets import AllowList
 from schemas.messages import AgentRegistration
 from schemas.partitioning import owner_partition
 from schemas.topics import INTAKE, PLAN_INTAKE, SCHEDULE_INTAKE, full_name
@@ -41,7 +40,6 @@ from streams.plans.handler import PlanHandler
 from streams.plans.memory import anything_under_way
 from streams.plans.parts import PlanParts
 from streams.rules.dispatch import state_rows
-from streams.rules.dispatch.builtins import Builtins
 from streams.rules.dispatch.records import DispatchRecorder
 from streams.rules.plans import state_rows as plan_state_rows
 from streams.rules.plans.records import STATE, PlanRecorder
@@ -52,11 +50,13 @@ from streams.schedules.handler import ScheduleHandler
 from streams.schedules.parts import ScheduleParts
 from tests.simulation.committer import SimCommitter, SimTransactor
 from tests.simulation.consumer import SimConsumer, SimScheduleReader, SimStateReader, read_again
+from tests.simulation.deployments import builtins_of, templates_of
 from tests.simulation.transport import SimTransport
 
 if TYPE_CHECKING:
     from tests.simulation.node import Node
 
+PROTOCOLS = ("http", "task:http", "task:function", "task:pattern")
 STALL_S, LOG_CHECK_S = 30.0, 5.0
 
 
@@ -138,11 +138,11 @@ class Worker:
     # The roles
 
     async def _dispatch(self, registry: CollectorRegistry) -> None:
-        settings = self.node.shared.settings
+        settings = self.node.settings
         group = f"{self.node.app}-dispatch"
         agent_statuses = AgentStatuses()
         controls = _Controls(self.node, on_cancel=self._cancel_task, on_clear=self._clear)
-        transports = Transports({"http": SimTransport(self.node)})
+        transports = Transports(dict.fromkeys(PROTOCOLS, SimTransport(self.node)))
         context = DispatchContext(
             settings=settings,
             agents=self.agents,
@@ -156,12 +156,13 @@ class Worker:
             wall_ms=self.node.wall_ms,
             cancelled=controls.cancelled,
             partition_count=lambda: self._partition_count(engine),
-            builtin=Builtins(allowed=AllowList([]), functions=(), patterns=False, limits={}).agent,
+            builtin=builtins_of(settings).agent,
             cleared=controls.cleared,
             balancer=Balancer(
                 agents=self.agents, agent_statuses=agent_statuses, settings=settings, wall_ms=self.node.wall_ms
             ),
             circuit_changed=lambda agent_id, caller: fleet.publisher.publish(agent_id, caller),
+            templates=templates_of(settings),
             read_again=self._read_again,
         )
         engine = self._engine(
@@ -189,7 +190,7 @@ class Worker:
         fleet.start()
 
     async def _plans(self, registry: CollectorRegistry) -> None:
-        settings = self.node.shared.settings
+        settings = self.node.settings
         group = f"{self.node.app}-plans"
         controls = _Controls(self.node, on_cancel=self._cancel_step, on_plan=self._cancel_plan)
         parts = PlanParts(
@@ -201,7 +202,7 @@ class Worker:
             cancelled=controls.plan_cancelled,
             task_cancelled=controls.cancelled,
             partition_count=lambda: self._partition_count(engine),
-            templates={},
+            templates=templates_of(settings),
             max_task_bytes=1 << 20,
             max_plan_bytes=1 << 20,
         )
@@ -252,7 +253,7 @@ class Worker:
         outlasting: Any = lambda handler: [],
         **more: Any,
     ) -> Engine:
-        settings = self.node.shared.settings.model_copy(update={"instance_id": self.node.instance})
+        settings = self.node.settings.model_copy(update={"instance_id": self.node.instance})
         group = f"{self.node.app}-{role}"
         config = EngineConfig.of(
             settings,

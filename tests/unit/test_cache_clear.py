@@ -122,6 +122,18 @@ async def test_answers_of_an_earlier_owner_are_forgotten_with_the_registration(m
     assert await ask(again, 0, "a1") is False
 
 
+async def test_a_worker_without_a_cache_leaves_no_answers_for_one_with_a_cache(make: Make) -> None:
+    """It cannot tell which of them an agent that changes meanwhile would give no more."""
+    one = make()
+    await ask(one, 0, "a1")
+    rows = state(one)
+    without = make(kept=list(rows.values()), cache={"enabled": False})
+    without.handler.agent_changed("a1", without.register(id="a1", endpoint="http://new"))
+    rows |= state(without)
+    again = make(kept=[value for value in rows.values() if value is not None])
+    assert await ask(again, 0, "a1") is False
+
+
 async def test_the_next_owner_takes_up_nothing_older_than_the_wish(make: Make) -> None:
     """Also if nobody owned the partition when it came; what was kept since is taken up."""
     one = make()

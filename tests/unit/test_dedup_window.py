@@ -105,9 +105,27 @@ def test_in_a_quiet_partition_an_id_is_forgotten_too(later_h: int) -> None:
     assert not window.has(name, later_h * HOUR_MS)
 
 
-@pytest.mark.parametrize("moves", [False, True], ids=["stays", "moves"])
+@pytest.mark.parametrize("each", [1, 9, 63, 64, 65])
+def test_moves_alone_push_no_ids_out(each: int) -> None:
+    """Each owner continues the newest row: with a row for each of them the ring would be full long before the window is."""
+    ring: dict[int, tuple[Chunk, int]] = {}
+    total = 0
+    while total < 2500:
+        window = DedupWindow(HOUR_MS, 1000)
+        window.restore(ring.values())
+        assert all(window.has(name) for name in ids(max(0, total - 1000), min(total, 1000)))
+        for name in ids(total, each):
+            window.add(name, 0)
+        total += each
+        chunk = window.flush()
+        assert chunk is not None
+        ring[chunk.slot or 0] = chunk, 0
+    assert len(ring) <= window.slots
+
+
+@pytest.mark.parametrize("moves", [None, 1, 5, 7], ids=str)
 @pytest.mark.parametrize("parts", [4, 8])
-def test_slow_traffic_keeps_no_id_for_much_longer_than_the_window(moves: bool, parts: int) -> None:
+def test_slow_traffic_keeps_no_id_for_much_longer_than_the_window(moves: int | None, parts: int) -> None:
     """An id an hour for five days: a chunk takes days to fill, and an id in it must not become as young as the newest."""
     window_h = 24
     window = DedupWindow(window_h * HOUR_MS, 1000, parts)
@@ -119,7 +137,7 @@ def test_slow_traffic_keeps_no_id_for_much_longer_than_the_window(moves: bool, p
         chunk = window.flush()
         assert chunk is not None
         ring[chunk.slot or 0] = (chunk, now_ms)
-        if moves and hour % 7 == 0:
+        if moves is not None and hour % moves == 0:
             window = DedupWindow(window_h * HOUR_MS, 1000, parts)
             window.restore(ring.values())
         known = [window.has(old, now_ms) for old in names[: hour + 1]]

@@ -201,6 +201,23 @@ async def test_a_task_that_waits_in_a_wrong_partition_ends_in_the_right_one(make
 
 
 @pytest.mark.parametrize("end", ["cancelled", "expired"])
+async def test_a_task_that_differently_set_workers_send_to_each_other_ends(make: Make, end: str) -> None:
+    """During a rollout each takes the other's partition for its agent's. Its id was compared before, so it ends here."""
+    number = owner_partition("http:a.wide:80", 4)
+    one = make(number=number, partitions=4, allow=["*.wide"])
+    headers: tuple[tuple[str, bytes], ...] = ((AGENT_HEADER, b"http:a.wide:80"), (HOPS_HEADER, str(MAX_HOPS).encode()))
+    if end == "expired":
+        headers += ((EXPIRES_HEADER, str(one.wall_ms() + 1000).encode()),)
+    one.take(0, id="t", source="dispatch", headers=headers, type="http", target="http://a.wide/")
+    await asyncio.sleep(0.1)
+    assert one.partition.ended == []
+    if end == "cancelled":
+        one.cancel_requests["t"] = "the task was cancelled"
+        one.handler.cancel("t")
+    assert (await one.result(0))["error"]["code"] == end
+
+
+@pytest.mark.parametrize("end", ["cancelled", "expired"])
 async def test_a_task_that_waited_in_vain_for_a_chosen_agent_ends_under_that_agent(make: Make, end: str) -> None:
     """Sent again by the name of that agent, which is back by then, it is a duplicate."""
     number = owner_partition("bird", 4)

@@ -6,7 +6,6 @@ large for its topic has a smaller form.
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Sequence
 from typing import Any
 
@@ -146,8 +145,7 @@ class PlanRecorder(TaskRecorder):
 
     def seen(self, chunk: Chunk, partition: int, now_ms: int) -> Output:
         """Ids of plans that have their results."""
-        content = {"sequence": chunk.sequence, "digests": b64encode(chunk.digests).decode(), "slot": chunk.slot}
-        return self._memory(f"{self.app}/seen/{chunk.slot}", "seen", content, partition, now_ms)
+        return self._memory(f"{self.app}/seen/{chunk.slot}", "seen", chunk.row(), partition, now_ms)
 
     def forget(self, key: str, partition: int) -> Output:
         return Output(STATE, key.encode(), None, partition=partition)

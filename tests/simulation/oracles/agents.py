@@ -175,6 +175,12 @@ def owner(scenario: Scenario) -> Iterator[Violation]:
             yield Violation("owner", agent, f"called at {at:.3f} by {node}, its owner is {other}")
 
 
+def permitted(scenario: Scenario) -> Iterator[Violation]:
+    """A worker calls only what its settings permit, under the limits that they give it."""
+    for at, node, agent, target in scenario.shared.forbidden[:1]:
+        yield Violation("forbidden call", agent, f"{target} called at {at:.3f} by {node}")
+
+
 def attempts(scenario: Scenario) -> Iterator[Violation]:
     """Without a move a task is called once and once more for each retry it may have.
 
@@ -196,7 +202,8 @@ def attempts(scenario: Scenario) -> Iterator[Violation]:
         if scenario.options.time == "task" or not arrival.retry_after
     )
     for name, sent in scenario.traffic.tasks.items():
-        if name not in probed_tasks and calls[name] > scenario.calls_allowed(sent.body["metadata"]["retries"]):
+        allowed = len(sent.bodies) * scenario.calls_allowed(sent.body["metadata"]["retries"])
+        if name not in probed_tasks and calls[name] > allowed:
             yield Violation(
                 "attempts", name, f"{calls[name]} calls, {sent.body['metadata']['retries']} retries allowed"
             )
@@ -220,4 +227,4 @@ def call_times(scenario: Scenario) -> Iterator[Violation]:
                 )
 
 
-ORACLES = (rate, concurrency, pauses, circuits, moved_guards, owner, attempts, call_times)
+ORACLES = (rate, concurrency, pauses, circuits, moved_guards, owner, permitted, attempts, call_times)
