@@ -111,8 +111,7 @@ class Client(Subscriptions):
                 self._open, self._closed = False, True
                 return
             self._require_its_loop()
-        for window in self._windows:
-            await cancel_all(window)
+        await asyncio.gather(*(cancel_all(window) for window in self._windows))
         self._closed = self._closed or self._open
         self._open = False
         error = ClientClosed("the client is closed")
