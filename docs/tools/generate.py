@@ -14,7 +14,7 @@ from json import loads
 from pathlib import Path
 from typing import Any, get_args
 
-from docs.tools.markdown import cell, in_step, table, words
+from docs.tools.markdown import cell, escaped, in_step, table, words
 from docs.tools.messages import messages
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -183,7 +183,7 @@ def cli() -> str:
             names = "/".join([*option.opts, *option.secondary_opts])
             rows.append([f"`{names} {shown}`".replace(" `", "`"), cell(option.help or "")])
         text = re.sub(r"\s*\n\s*", " ", command.help or "")
-        part = f"## {' '.join(path)}\n\n`{' '.join(usage)}`: {text.replace('<', '&lt;')}"
+        part = f"## {' '.join(path)}\n\n`{' '.join(usage)}`: {escaped(text)}"
         parts.append(part + ("\n\n" + table(["option", "meaning"], rows) if rows else ""))
     return "\n\n".join(parts)
 

@@ -18,7 +18,16 @@ def words() -> dict[str, Any]:
 
 def cell(text: object) -> str:
     """Text that fits into one cell of a table."""
-    return re.sub(r"\s+", " ", str(text)).replace("|", "\\|").replace("<", "&lt;").strip()
+    return escaped(re.sub(r"\s+", " ", str(text)).replace("|", "\\|")).strip()
+
+
+def escaped(text: str) -> str:
+    """Text without HTML tags. Code spans stay as they are: entities are not decoded within them.
+
+    >>> escaped("a <b> in `<id>@<time>`")
+    'a &lt;b> in `<id>@<time>`'
+    """
+    return re.sub(r"(`[^`]*`)|<", lambda found: found[1] or "&lt;", text)
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -54,12 +54,13 @@ def serve(
                 raise CommandError(f"--token-env: {token_env} is not set", USAGE)
             found.dial(*dial, token=token, ca_file=None if ca_file is None else str(ca_file))
         elif consume:
-            from streams.broker.kafka import reach
+            from streams.broker.kafka import client_options, reach
             from streams.broker.noise import quiet_logs
 
             quiet_logs()
-            asyncio.run(reach(settings_from(consume, None), REACH_TIMEOUT_S))
-            found.consume(consume, topic=topic)
+            settings = settings_from(consume, None)
+            asyncio.run(reach(settings, REACH_TIMEOUT_S))
+            found.consume(topic=topic, **client_options(settings))
         else:
             found.serve(9000 if port is None else port, host=host)
     except (OSError, ValueError) as error:

@@ -1,8 +1,8 @@
 """How long `parallax submit --wait` waits: a fixed time if one is given, else as long as there is progress.
 
 In: signs of progress, and the ids without a result, oldest first. Out: messages on stderr while there is no progress,
-with the reason that a worker reports for the oldest id; `TimeoutError` at the end. A rate limit that paces tasks is
-progress, an absent agent is not.
+with the reason that a worker reports for the oldest id, or once why no worker reports any; `TimeoutError` at the end. A
+rate limit that paces tasks is progress if a worker reports it, an absent agent is not.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from streams.rules.live.explanation import reason_of
 if TYPE_CHECKING:
     from streams.settings import Settings
 
-PATIENCE_S = 60.0
-"""Time without progress, if no timeout was given."""
+PATIENCE_S = 120.0
+"""Time without progress, if no timeout was given: longer than the default window of a rate limit and a call after it."""
 TELL_S = 15.0
 """Time without a result before the reason is looked up and reported; repeated."""
 LOOK_S = 0.5
@@ -55,7 +55,7 @@ async def until_done(
     """
     clock = asyncio.get_running_loop().time
     begun = moved = reported = clock()
-    count = signs()
+    count, unheard = signs(), ""
     while not done.done():
         await asyncio.wait((done,), timeout=LOOK_S)
         now = clock()
@@ -65,8 +65,11 @@ async def until_done(
             raise TimeoutError
         if now - reported >= TELL_S and not done.done():
             reported = now
-            waiting = await _waiting(settings, list(islice(left(), OLDEST)))
+            waiting, silent = await _waiting(settings, list(islice(left(), OLDEST)))
             _tell(len(left()), waiting)
+            if silent and not unheard:
+                say(f"no worker reports what they wait for: {silent}")
+            unheard = unheard or silent
             if waiting is not None and waiting["reason"] in MOVING:
                 moved = clock()
         if timeout_s is None and now - moved >= PATIENCE_S:
@@ -79,17 +82,21 @@ def _tell(left: int, waiting: dict[str, Any] | None) -> None:
     say(f"{left} without a result yet{why}")
 
 
-async def _waiting(settings: Settings, names: list[str]) -> dict[str, Any] | None:
-    """What the first of these ids that a worker holds waits for, as that worker reports it."""
+async def _waiting(settings: Settings, names: list[str]) -> tuple[dict[str, Any] | None, str]:
+    """What the first of these ids that a worker holds waits for, as that worker reports it; and why no worker answers."""
     from urllib.parse import quote
 
     try:
         async with asyncio.timeout(ASK_S):
-            urls = (await found_workers(settings, [])).urls
+            workers = await found_workers(settings, [])
             for name in names:
-                for _, body, _ in await ask_each(settings, urls, f"/api/v1/tasks/{quote(name, safe='')}/waiting"):
+                for _, body, _ in await ask_each(
+                    settings, workers.urls, f"/api/v1/tasks/{quote(name, safe='')}/waiting"
+                ):
                     if isinstance(body, dict) and isinstance(body.get("reason"), str):
-                        return body
-    except (CommandError, TimeoutError):  # no token: workers do not answer
-        pass
-    return None
+                        return body, ""
+    except CommandError as error:  # no token
+        return None, str(error)
+    except TimeoutError:
+        return None, f"no answer within {ASK_S:g} s"
+    return None, "" if workers.urls else "; ".join(f"{url}: {reason}" for url, reason in workers.silent.items())

@@ -106,7 +106,7 @@ def submit(
         str | None,
         typer.Option(
             metavar="DURATION",
-            help="how long --wait waits after the last line was sent, then exit 124. Default: until there is no progress for 60s",
+            help="how long --wait waits after the last line was sent, then exit 124. Default: until there is no progress for 2m",
         ),
     ] = None,
     not_before: Annotated[

@@ -21,7 +21,7 @@ from streams.client.handle import Handle, still_waiting
 from streams.client.history import EarlierResults, feedback_request, find_task, sent_again
 from streams.client.mapping import Payloads, Window, cancel_all, run_all
 from streams.client.parsing import parse_value
-from streams.client.plans import plan_request
+from streams.client.plans import NewId, plan_request
 from streams.client.producer import TaskProducer
 from streams.client.requests import Request, TaskKind, cancel_requests, task_request
 from streams.client.result import TaskResult, read_result
@@ -72,6 +72,7 @@ class Client(Subscriptions):
         self._producer = TaskProducer(self.settings, self._lost, give_up_after_s)
         self._watch = WaitWatch(self.settings, [self._results, self._plan_results], give_up_after_s)
         self._earlier: EarlierResults | None = None
+        self._earlier_plans: EarlierResults | None = None
         self._open = False
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -100,7 +101,9 @@ class Client(Subscriptions):
         self._producer.partitions |= await partitions_of(self.settings, ["tasks", "results", "controls"])
         async with kafka_errors(self.settings):
             await self._producer.start()
-        self._earlier = EarlierResults(self.settings, self._results, self._producer.partitions["results"])
+        count = self._producer.partitions["results"]
+        self._earlier = EarlierResults(self.settings, "results", self._results, count)
+        self._earlier_plans = EarlierResults(self.settings, "plan-results", self._plan_results, count)
         self._open = True
 
     async def close(self) -> None:
@@ -111,14 +114,14 @@ class Client(Subscriptions):
                 self._open, self._closed = False, True
                 return
             self._require_its_loop()
-        for window in self._windows:
-            await cancel_all(window)
+        await asyncio.gather(*(cancel_all(window) for window in self._windows))
         self._closed = self._closed or self._open
         self._open = False
         error = ClientClosed("the client is closed")
         await self._watch.close()
-        if self._earlier is not None:
-            await self._earlier.close()
+        for earlier in (self._earlier, self._earlier_plans):
+            if earlier is not None:
+                await earlier.close()
         await asyncio.gather(
             self._results.close(error), self._plan_results.close(error), self._producer.close(), self._api.close()
         )
@@ -336,7 +339,8 @@ class Client(Subscriptions):
     # Plans
 
     async def plan(self, plan: Mapping[str, Any] | Plan, *, wait: Duration | None = None) -> PlanResult:
-        """Submit a plan (see `parallel`, `sequence`, `dag`) and return its result, with any status.
+        """Submit a plan (see `parallel`, `sequence`, `dag`) and return its result, with any status. An id that was sent
+        before resolves to the first one's result.
 
         Raises `WaitTimeout`, `NoWorker`, `KafkaUnreachable`, `InvalidTask`.
         """
@@ -344,6 +348,10 @@ class Client(Subscriptions):
         await self._ready(self._plan_results, "plans")
         waiting = self._plan_results.wait_for(request.id)
         await self._producer.send("plans", request)
+        if isinstance(request.id, NewId) and not request.id.sent:
+            request.id.sent = True
+        elif self._earlier_plans is not None:
+            self._earlier_plans.search(waiting, LOOK_BACK, at_once=False)
         limit_s = None if wait is None else seconds(wait, "wait")
         future = waiting.future
         await asyncio.wait((future,), timeout=limit_s)

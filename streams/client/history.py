@@ -41,10 +41,11 @@ PLAIN = re.compile(r"[A-Za-z0-9._:-]+")
 
 
 class EarlierResults:
-    """Searches earlier results for ids that are waited for; ids that come together are searched together."""
+    """Searches a topic for earlier results of ids that are waited for; ids that come together are searched together."""
 
-    def __init__(self, settings: Settings, reader: ResultReader[Any], partitions: int) -> None:
+    def __init__(self, settings: Settings, topic: str, reader: ResultReader[Any], partitions: int) -> None:
         self._settings = settings
+        self._topic = topic
         self._reader = reader
         self._partitions = partitions
         self._wanted: dict[str, tuple[WaitingCall[Any], int]] = {}
@@ -89,10 +90,10 @@ class EarlierResults:
         if not wanted:
             return
         # Partitions that were added since have moved keys: look where an id lay before, too.
-        count = (await partitions_of(self._settings, ["results"]))["results"]
+        count = (await partitions_of(self._settings, [self._topic]))[self._topic]
         numbers = {partition_for(name.encode(), n) for name in wanted for n in {count, self._partitions}}
         begin_ms = min(begin for _, begin in wanted.values())
-        async with aclosing(records_since(self._settings, "results", begin_ms, numbers)) as records:
+        async with aclosing(records_since(self._settings, self._topic, begin_ms, numbers)) as records:
             async for record in records:
                 self._reader.offer((record,))
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from streams.client.errors import ClientError, InvalidTask, failure_of
+from streams.client.errors import InvalidTask, failure_of
 from streams.client.handle import Handle
 from streams.client.parsing import parse_value
 from streams.client.result import TaskResult
@@ -20,6 +20,8 @@ Window = dict[str, Handle]
 Ready = asyncio.Queue[tuple[Handle, asyncio.Future[TaskResult[Any]]] | None]
 """Each task with the future of its submission: a later future would miss an error that ended the wait."""
 
+CANCEL_TIMEOUT_S = 5.0
+"""How long the tasks of a map that ended early are cancelled: without Kafka it would take for ever."""
 JUDGED_FROM = 100
 """If the number of payloads is unknown, the share of failures is checked from this many results on, and at the end."""
 
@@ -134,12 +136,13 @@ def _put(ready: Ready, handle: Handle, future: asyncio.Future[TaskResult[Any]]) 
 
 
 async def cancel_all(window: Window) -> None:
-    """Cancel tasks whose results are no longer needed."""
+    """Cancel tasks whose results are no longer needed. Those that Kafka cannot be asked to cancel run to their end."""
     left = [handle for handle in window.values() if not handle.done]
     window.clear()
-    for handle in left:
-        with suppress(ClientError):  # in that case they run to their end
-            await handle.cancel("client.map ended early")
+    requests = asyncio.gather(*(handle.cancel("client.map ended early") for handle in left), return_exceptions=True)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CANCEL_TIMEOUT_S):
+            await requests
 
 
 def _failure(result: TaskResult[Any], judge: Tolerance) -> Exception:

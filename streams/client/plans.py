@@ -22,6 +22,12 @@ from streams.rules.plans.blueprint import InvalidPlan
 from streams.rules.plans.templates import read_plan
 
 
+class NewId(str):
+    """The id of a plan that was made without one. `sent`: whether a client has sent it."""
+
+    sent = False
+
+
 @dataclass(frozen=True)
 class Step:
     """One task of a plan, made by `step`. `after`: names of the steps it waits for, in a `dag`."""
@@ -133,7 +139,7 @@ def _plan(
     metadata: Mapping[str, Any],
     **rest: Any,
 ) -> dict[str, Any]:
-    plan: dict[str, Any] = {"id": name or uuid.uuid4().hex, "kind": kind, "tasks": tasks, **rest}
+    plan: dict[str, Any] = {"id": name or NewId(uuid.uuid4().hex), "kind": kind, "tasks": tasks, **rest}
     if max_concurrency is not None:
         plan["maxConcurrency"] = max_concurrency
     if timeout is not None:
@@ -153,7 +159,7 @@ def plan_request(plan: Mapping[str, Any] | Plan) -> Request:
     if not isinstance(plan, (Plan, Mapping)):
         raise InvalidTask(f"plan: must be what parallel, sequence and dag return, not {type(plan).__name__}")
     data = plan.wire() if isinstance(plan, Plan) else dict(plan)
-    data.setdefault("id", uuid.uuid4().hex)
+    data.setdefault("id", NewId(uuid.uuid4().hex))
     raw = encode(data)
     check(Plan, data)
     try:

@@ -32,9 +32,7 @@ from streams import (
     TaskFailed,
     TopicsMissing,
     WaitTimeout,
-    dag,
     parallel,
-    sequence,
     step,
 )
 from streams.broker.embedded import EmbeddedBroker
@@ -176,21 +174,6 @@ async def test_leaving_map_early_cancels_what_is_under_way(p: Pipeline) -> None:
         async for _ in results:
             break
     await until(lambda: sum(call.ended == "closed" for call in agent.calls) == len(agent.calls) - 1)
-
-
-async def test_plans_by_builders(p: Pipeline) -> None:
-    client = p.client
-    both = await client.plan(parallel([step("echo", {"n": 1}), step("echo", {"n": 2})]), wait=60)
-    assert [one.result for one in both.results] == [{"n": 1}, {"n": 2}]
-    assert all(one.wait_time is not None for one in both.results)
-    line = await client.plan(sequence([step("echo", {"n": 3}), step("echo", {"n": 4})], my="x"), wait=60)
-    assert line.status == "success"
-    graph = dag({"a": step("echo", {"n": 5}), "b": step("echo", {"n": 6}, after=["a"])}, id="p1")
-    assert [one.task_id for one in (await client.plan(graph, wait=60)).results] == ["a", "b"]
-    with pytest.raises(InvalidTask, match="nowhere"):
-        await client.plan(dag({"a": step("echo", {}, after=["nowhere"])}))
-    with pytest.raises(InvalidTask, match="plan: must be what parallel, sequence and dag return, not list"):
-        await client.plan([step("echo", {})])  # type: ignore[arg-type]
 
 
 async def test_subscriptions_from_now_and_since(p: Pipeline) -> None:

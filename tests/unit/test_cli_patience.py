@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from schemas.messages import Limits
 from streams.cli import patience
 from streams.cli.workers import FoundWorkers
 from streams.settings import Settings
@@ -81,6 +82,19 @@ async def test_a_time_that_was_given_is_a_bound_whatever_moves(monkeypatch: pyte
     told(monkeypatch, "rate_limited")
     with pytest.raises(TimeoutError):
         await waited(work(300 * patience.PATIENCE_S), range(10**6), timeout_s=1.5 * patience.PATIENCE_S)
+
+
+async def test_a_limit_that_no_worker_reports_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By default a window ends and the next call is answered within the patience. That no worker answers is told once."""
+
+    async def workers(*_: Any) -> FoundWorkers:
+        return FoundWorkers([], [], {"http://w": "401: no token"})
+
+    monkeypatch.setattr(patience, "found_workers", workers)
+    await waited(work((Limits().window_ms + Settings().dispatch.default_timeout) / 1000 + 5))
+    assert capsys.readouterr().err.count("no worker reports what they wait for: http://w: 401: no token") == 1
 
 
 async def test_results_that_keep_coming_need_no_worker(
