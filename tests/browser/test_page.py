@@ -10,7 +10,8 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Page, expect
 
 from schemas.exact_json import ExactFloat
-from schemas.times import format_time
+from schemas.times import format_time, parse_time
+from streams.rules.windows.ranges import tiles
 from tests.browser.conftest import SHOTS, Look, agent
 from tests.support.fake_worker import FakeWorker, Refusal, event
 
@@ -149,6 +150,10 @@ async def test_a_circuit_that_opens_shows_at_once_and_the_agents_errors_in_its_d
     await expect(detail).to_contain_text("2.5 s")
     await expect(detail).to_contain_text("12.3")
     assert await detail.locator("circle").count() == 10
+    floors = {"minute": minute - 59 * 60_000, "hour": 0, "day": 0}  # of an agent that answered a moment ago
+    asked = tiles(parse_time(worker.stats_from), minute + 60_000, floors)
+    assert {interval for interval, _ in asked} == {"minute"}, "a whole hour would answer for its first minute"
+    assert len(asked) >= 58
     await expect(detail.locator(".mark.circuit-open")).to_have_count(1)
     assert page.url.endswith("#agent=alpha")
     await page.keyboard.press("Escape")

@@ -54,6 +54,8 @@ class FakeWorker:
         self.stats: Any = Refusal(404, "no execution")
         self.stats_of: dict[str, Any] = {}
         """Of single agents, in place of `stats`."""
+        self.stats_from = ""
+        """Since when statistics were asked for last."""
         self.plan: Any = Refusal(404, "no such plan")
         self.tasks: dict[str, Any] = {}
         self.letters: dict[str, Any] = {}
@@ -148,6 +150,7 @@ class FakeWorker:
         return await self._answer(request, rows)
 
     async def _stats(self, request: web.Request) -> web.Response:
+        self.stats_from = request.query["from"]
         return await self._answer(request, self.stats_of.get(request.match_info["id"], self.stats))
 
     async def _task(self, request: web.Request) -> web.Response:
