@@ -2,7 +2,8 @@
 
 In: records as `agents_io/protocols/kafka/rules/headers.py` describes them. Out: replies with the request's correlation
 id. Instances of one group share the partitions. A request is committed when it and all before it have been answered, so
-a crash repeats requests and loses none. A request whose time has passed is skipped.
+a crash repeats requests and loses none. A request whose time has passed is skipped; the log says so, as this machine's
+clock may be the reason.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ CONNECT_TIMEOUT_S = 20.0
 RETRY_PAUSE_S = 1.0
 REPLY_TIMEOUT_S = 60.0
 """How long sending a reply is tried: brokers may be unreachable, or the topic that the request names may not exist."""
+LATE_INTERVAL_S = 60.0
+"""Requests that are skipped as too late are reported once in this time: there may be a long backlog of them."""
 
 
 class ConsumeFailed(Exception):
@@ -84,6 +87,8 @@ class KafkaAgent(ConsumerRebalanceListener):  # type: ignore[misc]
         self._committing: asyncio.Task[None] | None = None
         self._consumer: Any = None
         self._producer: Any = None
+        self._late = 0
+        self._late_told = -LATE_INTERVAL_S
 
     @property
     def ready_line(self) -> str:
@@ -207,9 +212,11 @@ class KafkaAgent(ConsumerRebalanceListener):  # type: ignore[misc]
         text = headers.get("request-timeout-ms", "")
         timeout_s = int(text) / 1000 if text.isascii() and text.isdigit() and len(text) < 12 else None
         if timeout_s is not None:
-            timeout_s -= max(0.0, time.time() - record.timestamp / 1000)
-            if timeout_s <= 0:
+            age_s = max(0.0, time.time() - record.timestamp / 1000)
+            if age_s >= timeout_s:
+                self._tell_late(record, age_s, timeout_s)
                 return None, []
+            timeout_s -= age_s
         try:
             payload, context = parse_body(record.value or b""), headers.get(CONTEXT_HEADER, "")
             reply = await self._runs.run(headers.get("idempotency-key", ""), payload, timeout_s, context)
@@ -219,6 +226,23 @@ class KafkaAgent(ConsumerRebalanceListener):  # type: ignore[misc]
                 more.append(("retry-after", str(failed.retry_after_s).encode()))
             return dumps({"error": str(failed)}), more
         return reply.body, []
+
+    def _tell_late(self, record: ConsumerRecord, age_s: float, timeout_s: float) -> None:
+        self._late += 1
+        now = time.monotonic()
+        if now - self._late_told < LATE_INTERVAL_S:
+            return
+        self._late_told = now
+        log.warning(
+            "task skipped, its caller no longer waits (%d so far): %s %d/%d is %.1f s old and had %.1f s; "
+            "if callers do wait, compare this machine's clock with theirs",
+            self._late,
+            record.topic,
+            record.partition,
+            record.offset,
+            age_s,
+            timeout_s,
+        )
 
     async def _commits(self) -> None:
         while True:

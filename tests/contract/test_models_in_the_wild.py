@@ -131,6 +131,7 @@ async def test_a_refusal_without_a_message() -> None:
         ({"code": "content_filter"}, REFUSED),
         ({"type": "invalid_request_error"}, NOT_TAKEN),
         ("it broke", FAILED),
+        ({"code": "4" * 5000, "message": "no"}, FAILED),
     ],
 )
 async def test_an_error_in_a_200_is_what_it_says(error: Any, expected: Any) -> None:

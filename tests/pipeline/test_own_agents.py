@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -96,7 +98,7 @@ async def test_a_dialled_agent_that_is_full_fails_no_task(p: Pipeline) -> None:
     assert sorted(values) == list(range(6))
 
 
-async def test_on_kafka(p: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_on_kafka(p: Pipeline, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr("agents_io.serving.kafka.REPLY_TIMEOUT_S", 5.0)
 
     @agent("reader", concurrency=3)
@@ -121,6 +123,10 @@ async def test_on_kafka(p: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
         async with AIOKafkaProducer(bootstrap_servers=p.bootstrap_servers) as producer:
             for headers in strange:
                 await producer.send_and_wait(running.topic, value=b"\xff{", headers=headers)
+            late = [("correlation-id", b"c"), ("reply-topic", b"replies"), ("request-timeout-ms", b"2000")]
+            minute_ago = int(time.time() * 1000) - 60_000
+            for _ in range(3):
+                await producer.send_and_wait(running.topic, value=b"{}", headers=late, timestamp_ms=minute_ago)
         await p.client.agents.add("reader", f"kafka://{running.topic}")
         await p.wait_for_agents("reader")
         values = [one.value async for one in p.client.map("reader", [{"n": n} for n in range(50)], ordered=True)]
@@ -129,7 +135,10 @@ async def test_on_kafka(p: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     async with AIOKafkaConsumer(bootstrap_servers=p.bootstrap_servers, group_id="reader") as consumer:
         tps = [TopicPartition(running.topic, number) for number in (0, 1)]
         consumer.assign(tps)
-        assert sum([await consumer.committed(tp) or 0 for tp in tps]) == 50 + len(strange)
+        assert sum([await consumer.committed(tp) or 0 for tp in tps]) == 50 + len(strange) + 3
+    said = [record.getMessage() for record in caplog.records if "its caller no longer waits" in record.getMessage()]
+    assert len(said) == 1, said
+    assert re.search(r"is 6\d\.\d s old and had 2\.0 s; .* clock", said[0]), said
 
 
 @pytest.mark.parametrize("conversation", ["c-1", "Gespräch 2"])

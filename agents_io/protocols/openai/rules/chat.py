@@ -206,7 +206,7 @@ def check_error(data: Any) -> None:
         code = error.get("code") if error.get("code") is not None else error.get("type")
         text = error.get("message", error)
     shown = excerpt(str(text).encode("utf-8", "replace"))
-    if isinstance(code, str) and code.isascii() and code.isdigit():
+    if isinstance(code, str) and code.isascii() and code.isdigit() and len(code) < 10:
         code = int(code)
     if type(code) is int and 400 <= code < 600:
         raise error_of(code, f"{shown} (within a 200)", body=str(error).replace("'", '"').encode("utf-8", "replace"))
