@@ -35,7 +35,11 @@ class AgentDirectory:
         metadata: Mapping[str, Any] | None = None,
         confidence: ConfidenceSource | Mapping[str, Any] | None = None,
     ) -> AgentRegistration:
-        """Register an agent, or replace its registration. Raises `InvalidTask` naming field and reason."""
+        """Register an agent, or replace its registration. Raises `InvalidTask` naming field and reason.
+
+        Workers check what its protocol needs: a registration that cannot work becomes a dead letter. `parallax agents
+        add` checks that, too.
+        """
         given = {
             "id": agent_id,
             "name": name,
