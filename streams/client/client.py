@@ -19,7 +19,7 @@ from streams.client.directory import AgentDirectory
 from streams.client.errors import ClientClosed, ClientError, failure_of
 from streams.client.handle import Handle, still_waiting
 from streams.client.history import EarlierResults, feedback_request, find_task, sent_again
-from streams.client.mapping import Payloads, Window, cancel_all, run_all
+from streams.client.mapping import OpenWindows, Payloads, cancel_open, run_all
 from streams.client.parsing import parse_value
 from streams.client.plans import NewId, plan_request
 from streams.client.producer import TaskProducer
@@ -77,7 +77,7 @@ class Client(Subscriptions):
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = os.getpid()
-        self._windows: list[Window] = []
+        self._windows: OpenWindows = {}
 
     async def __aenter__(self) -> Client:
         await self.start()
@@ -114,7 +114,7 @@ class Client(Subscriptions):
                 self._open, self._closed = False, True
                 return
             self._require_its_loop()
-        await asyncio.gather(*(cancel_all(window) for window in self._windows))
+        await cancel_open(self._windows)
         self._closed = self._closed or self._open
         self._open = False
         error = ClientClosed("the client is closed")

@@ -17,6 +17,8 @@ T = TypeVar("T")
 Payloads = Iterable[Any] | AsyncIterable[Any]
 Window = dict[str, Handle]
 """Tasks under way, by id."""
+OpenWindows = dict[int, Window]
+"""Of a client's unfinished calls of `map`, by their identity: equal ones may be open at once."""
 Ready = asyncio.Queue[tuple[Handle, asyncio.Future[TaskResult[Any]]] | None]
 """Each task with the future of its submission: a later future would miss an error that ended the wait."""
 
@@ -66,7 +68,7 @@ async def run_all(
     ordered: bool,
     tolerate: float,
     into: type[T] | None,
-    open_windows: list[Window],
+    open_windows: OpenWindows,
 ) -> AsyncGenerator[TaskResult[Any]]:
     """Yields one result per payload. Closing the generator early, or an exception in it, cancels the tasks under
     way.
@@ -75,7 +77,7 @@ async def run_all(
         raise InvalidTask(f"concurrency: must be 1 or more, not {concurrency}")
     judge = Tolerance(tolerate, len(payloads) if isinstance(payloads, Sized) else None)
     window: Window = {}
-    open_windows.append(window)
+    open_windows[id(window)] = window
     ready: Ready = asyncio.Queue()
     slots = asyncio.Semaphore(concurrency)
     feeder = asyncio.ensure_future(_feed(submit, payloads, slots, window, ready, ordered))
@@ -104,7 +106,7 @@ async def run_all(
     finally:
         feeder.cancel()
         await asyncio.wait([feeder])
-        open_windows.remove(window)
+        del open_windows[id(window)]
         await cancel_all(window)
 
 
@@ -133,6 +135,11 @@ async def _feed(
 
 def _put(ready: Ready, handle: Handle, future: asyncio.Future[TaskResult[Any]]) -> None:
     ready.put_nowait((handle, future))
+
+
+async def cancel_open(open_windows: OpenWindows) -> None:
+    """As `cancel_all`, for every `map` that has not ended."""
+    await asyncio.gather(*(cancel_all(window) for window in list(open_windows.values())))
 
 
 async def cancel_all(window: Window) -> None:

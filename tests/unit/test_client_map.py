@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from streams.client import Client, mapping
+from streams.client import mapping
 from streams.client.errors import KafkaUnreachable
 from streams.client.handle import Handle
-from streams.client.mapping import cancel_all
+from streams.client.mapping import cancel_all, cancel_open
+from streams.client.result import TaskResult
 
 
 class Task:
@@ -27,6 +31,20 @@ class Task:
         if self.takes_s is None:
             raise KafkaUnreachable("nobody answers")
         self.cancelled = True
+
+
+class Running:
+    """A handle of a task that succeeds at once."""
+
+    done = True
+
+    def __init__(self, name: str) -> None:
+        self.id = name
+
+    def future(self) -> asyncio.Future[Any]:
+        found: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        found.set_result(SimpleNamespace(status="success"))
+        return found
 
 
 def window(*tasks: Task) -> dict[str, Handle]:
@@ -48,14 +66,40 @@ async def test_cancelling_many_tasks_without_kafka_takes_as_long_as_cancelling_o
 
 
 async def test_closing_a_client_ends_each_of_its_maps() -> None:
-    """The first one leaves the list while its tasks are cancelled."""
-    client = Client("127.0.0.1:9")
+    """The first one leaves the table while its tasks are cancelled."""
     tasks = Task(0), Task(0)
-    client._windows = [window(task) for task in tasks]
+    open_windows = {number: window(task) for number, task in enumerate(tasks)}
 
     async def cancelled_first(reason: str | None = None) -> None:
-        del client._windows[0]
+        del open_windows[0]
 
     tasks[0].cancel = cancelled_first  # type: ignore[method-assign]
-    await client.close()
+    await cancel_open(open_windows)
     assert tasks[1].cancelled
+
+
+async def test_a_map_that_ends_leaves_those_that_are_as_far_as_it_was() -> None:
+    """Two have no task under way yet; one of them ends, then the other submits one."""
+    open_windows: mapping.OpenWindows = {}
+    begun = asyncio.Event()
+
+    async def submit(payload: Any) -> Handle:
+        return cast("Any", Running(payload))
+
+    async def later() -> AsyncGenerator[str]:
+        await begun.wait()
+        yield "a"
+
+    def results(payloads: mapping.Payloads) -> AsyncGenerator[TaskResult[Any]]:
+        return mapping.run_all(
+            submit, payloads, concurrency=1, ordered=True, tolerate=0, into=None, open_windows=open_windows
+        )  # fmt: skip
+
+    async with asyncio.timeout(5), aclosing(results(later())) as first:
+        waiting = asyncio.ensure_future(anext(first))
+        await asyncio.sleep(0)
+        assert [result async for result in results([])] == []
+        begun.set()
+        await waiting
+        assert len(open_windows) == 1
+    assert open_windows == {}
