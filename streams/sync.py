@@ -67,6 +67,7 @@ from streams.client.blocking import each, read_in_thread, wait_for
 from streams.client.client import LOOK_BACK
 from streams.client.requests import TaskKind
 from streams.client.times import Duration, Moment, Since
+from streams.settings import Settings
 
 __all__ = [
     "AgentRefused",
@@ -204,6 +205,7 @@ class Client:
         web: str | None = None,
         token: str | None = None,
         give_up_after: Duration | None = 30.0,
+        settings: Settings | None = None,
         **kafka: Any,
     ) -> None:
         async def made() -> aio.Client:
@@ -214,6 +216,7 @@ class Client:
                 web=web,
                 token=token,
                 give_up_after=give_up_after,
+                settings=settings,
                 **kafka,
             )
 
