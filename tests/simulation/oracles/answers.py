@@ -177,6 +177,8 @@ def cancels(scenario: Scenario) -> Iterator[Violation]:
                     heard_at = max(heard_at, scenario.grown_at + GROWTH_S)
                 if at <= heard_at + within_s + _away_s(scenario, at):
                     continue
+                if _name(row) == "expired" and (sent.deadline is None or sent.deadline <= heard_at + within_s):
+                    continue  # its time, or that of its pattern, was over before; see `deadlines`
                 detail = f"cancelled at {sent.cancelled_at:.2f}, ended as {_name(row)} at {at:.2f}"
                 yield Violation(f"unheard cancel of a {what}", name, detail)
 

@@ -51,9 +51,12 @@ def _is_promised(scenario: Scenario) -> bool:
 
 
 def _is_ordered(scenario: Scenario, sent: Sent) -> bool:
-    """Whether its place is known: a rollout changes the agent of a host, and of tasks with one id any may come first."""
-    is_steady = sent.body["type"] == "agent" or "configure" not in scenario.options.faults
-    return sent.ordered is not None and not sent.lost and not sent.copies and is_steady
+    """Whether its place is known. A rollout changes the agent of a host; of tasks with one id any may come first; and a task
+    that waits for its time comes when it is released.
+    """
+    if sent.ordered is None or sent.lost or sent.copies or sent.not_before is not None:
+        return False
+    return sent.body["type"] == "agent" or "configure" not in scenario.options.faults
 
 
 def _absences(agent: SimAgent) -> list[tuple[float, float]]:
