@@ -134,11 +134,8 @@ async def feedback_request(settings: Settings, task_id: str, success: bool, sinc
     if found is None:
         raise NotFound(f"task {task_id}: no data point of an answer found since {since}; give an earlier since=")
     record, point = found
-    key, labelled = (
-        record.key or point.agent_id.encode(),
-        point.model_copy(update={"success": success, "feedback": True}),
-    )
-    return Request(task_id, key, pack(labelled.wire()), partition=record.partition)
+    labelled = point.model_copy(update={"success": success, "feedback": True})
+    return Request(task_id, record.key or point.agent_id.encode(), pack(labelled.wire()), partition=record.partition)
 
 
 def sent_again(task: dict[str, Any], new_id: str, now_ms: int) -> Request:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Mapping
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.rules.windows.ranges import covered, tiles
 from streams.rules.windows.trend import HOUR_MS, Mean, Means, trend
-from streams.rules.windows.windows import SIZES_MS
+from streams.rules.windows.windows import SIZES_MS, WindowId
 
 NOW_MS = 1_795_354_000_000
 DAY_MS = SIZES_MS["day"]
@@ -22,6 +23,17 @@ def floors(now_ms: int) -> dict[str, int]:
     return {name: now_ms - now_ms % size - (kept[name] - 1) * size for name, size in SIZES_MS.items()}
 
 
+def check_kept_side_by_side(found: list[WindowId], held: Mapping[str, int]) -> int:
+    """Each window is kept and begins where the one before it ends; returns where the last one ends."""
+    at = found[0][1] if found else 0
+    for interval, start in found:
+        assert start == at
+        assert start % SIZES_MS[interval] == 0
+        assert start >= held[interval]
+        at += SIZES_MS[interval]
+    return at
+
+
 @given(st.integers(0, 31 * DAY_MS), st.integers(1, 31 * DAY_MS), st.integers(0, DAY_MS))
 def test_tiles_are_kept_windows_side_by_side_around_the_range(back: int, length: int, jitter: int) -> None:
     """Whatever is asked: contiguous, nothing of the kept range is missing, grown by less than a day at each end."""
@@ -30,12 +42,7 @@ def test_tiles_are_kept_windows_side_by_side_around_the_range(back: int, length:
     begin = now - back
     end = min(begin + length, now + 1)
     found = tiles(begin, end, held)  # type: ignore[arg-type]
-    at = found[0][1] if found else 0
-    for interval, start in found:
-        assert start == at
-        assert start % SIZES_MS[interval] == 0
-        assert start >= held[interval]
-        at += SIZES_MS[interval]
+    check_kept_side_by_side(found, held)
     left, right = covered(found)
     if end > max(begin, held["day"]):
         assert left <= max(begin, held["day"]) < left + DAY_MS
@@ -112,12 +119,7 @@ def test_tiles_are_kept_windows_whatever_is_kept(
     begin = now - back
     end = min(begin + length, now + 1)
     found = tiles(begin, end, held)  # type: ignore[arg-type]
-    at = found[0][1] if found else 0
-    for interval, start in found:
-        assert start == at
-        assert start % SIZES_MS[interval] == 0
-        assert start >= held[interval]
-        at += SIZES_MS[interval]
+    at = check_kept_side_by_side(found, held)
     begin = max(begin, min(held.values()))
     if end > begin and len(found) < 2000:
         assert found[0][1] <= begin < found[0][1] + DAY_MS

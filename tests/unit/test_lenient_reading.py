@@ -14,6 +14,7 @@ from streams.broker.topic_feed import TopicFeed, read_all
 from streams.engine.state_reader import PartitionReader
 from streams.schedules.reader import ScheduleReader
 from streams.settings import Settings
+from tests.support.fake_consumer import FakeConsumer
 from tests.support.partition_fakes import intake
 
 pytestmark = pytest.mark.virtual_time
@@ -21,53 +22,22 @@ pytestmark = pytest.mark.virtual_time
 FIRST, SECOND = TopicPartition("t.schedules", 0), TopicPartition("t.schedules", 1)
 
 
-class UnreadableConsumer:
+class UnreadableConsumer(FakeConsumer):
     """As aiokafka: a poll that comes to the unreadable record fails, and the position of a partition before it has moved."""
 
     def __init__(self, ends: dict[TopicPartition, int], unreadable: tuple[TopicPartition, int]) -> None:
-        self.ends = ends
+        super().__init__(ends)
         self.unreadable = unreadable
         self.positions = dict.fromkeys(ends, 0)
         self.usual = fetcher.MemoryRecords
         self.failed = 0
-        self._client = self
-
-    async def start(self) -> None:
-        """It is there."""
-
-    async def stop(self) -> None:
-        """It is not any more."""
-
-    async def fetch_all_metadata(self) -> UnreadableConsumer:
-        """The topics as the broker has them."""
-        return self
-
-    def assign(self, tps: list[TopicPartition]) -> None:
-        """From the beginning."""
-        self.positions = dict.fromkeys(tps, 0)
-
-    def seek(self, tp: TopicPartition, offset: int) -> None:
-        """The next record to be read."""
-        self.positions[tp] = offset
-
-    async def position(self, tp: TopicPartition) -> int:
-        """The same."""
-        return self.positions[tp]
 
     def highwater(self, tp: TopicPartition) -> int:
         """Where the log ends."""
         return self.ends.get(tp, 0)
 
-    def partitions_for_topic(self, topic: str) -> set[int]:
-        """Those that have an end."""
-        return {tp.partition for tp in self.ends if tp.topic == topic}
-
-    async def beginning_offsets(self, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
-        """All logs begin at 0."""
-        return dict.fromkeys(tps, 0)
-
     async def end_offsets(self, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
-        """Where they end."""
+        """Topics without a log are empty."""
         return {tp: self.highwater(tp) for tp in tps}
 
     async def getmany(

@@ -42,6 +42,15 @@ def grid(first_ms: int, last_ms: int, every_ms: int = 10_000) -> list[int]:
     return list(range(first_ms - first_ms % every_ms + every_ms, last_ms + 1, every_ms))
 
 
+def changed(old: Scheduling) -> tuple[Scheduling, list[int]]:
+    """The next owner takes up a schedule and then its change: the owner, and the times of the tasks of that change."""
+    old.record_schedule("s", everyMs=3_600_000)
+    s = Scheduling(schedules=old.schedules, head=1)
+    s.handler.process("schedules", s.schedules[1])
+    made = [loads(o.value or b"")["id"] for _, _, outputs in s.partition.ended for o in outputs if o.topic == "tasks"]
+    return s, [parse_time(name.partition("@")[2]) for name in made]
+
+
 async def test_each_time_makes_one_task_in_one_transaction_with_its_memory() -> None:
     """Named after the time, keyed as users key tasks, as a CloudEvent."""
     s = Scheduling()
@@ -228,11 +237,8 @@ async def test_times_before_a_change_count_as_the_schedule_was() -> None:
     old.handler.close()
     await asyncio.sleep(25)
     changed_ms = old.wall_ms()
-    old.record_schedule("s", everyMs=3_600_000)
-    s = Scheduling(schedules=old.schedules, head=1)
-    s.handler.process("schedules", s.schedules[1])
-    made = [loads(o.value or b"")["id"] for _, _, outputs in s.partition.ended for o in outputs if o.topic == "tasks"]
-    assert [parse_time(name.partition("@")[2]) for name in made] == grid(begun_ms, changed_ms)
+    s, made = changed(old)
+    assert made == grid(begun_ms, changed_ms)
     await asyncio.sleep(30)
     assert times_of(s) == [] or min(times_of(s)) >= changed_ms
     s.handler.close()
@@ -247,11 +253,8 @@ async def test_all_missed_times_before_a_change_are_made(monkeypatch: pytest.Mon
     old.handler.close()
     await asyncio.sleep(100)
     changed_ms = old.wall_ms()
-    old.record_schedule("s", everyMs=3_600_000)
-    s = Scheduling(schedules=old.schedules, head=1)
-    s.handler.process("schedules", s.schedules[1])
-    made = [loads(o.value or b"")["id"] for _, _, outputs in s.partition.ended for o in outputs if o.topic == "tasks"]
-    assert [parse_time(name.partition("@")[2]) for name in made] == grid(begun_ms, changed_ms, 1000)
+    s, made = changed(old)
+    assert made == grid(begun_ms, changed_ms, 1000)
     s.handler.close()
 
 

@@ -176,20 +176,25 @@ async def test_a_host_that_is_allowed_in_another_way_or_not_any_more(
     assert await pipeline.send(again, **task) == []
 
 
+async def end_while_it_waits(one: Dispatching, end: str, headers: tuple[tuple[str, bytes], ...], **task: Any) -> None:
+    """A task that was forwarded here and waits is cancelled, or expires soon."""
+    if end == "expired":
+        headers += ((EXPIRES_HEADER, str(one.wall_ms() + 1000).encode()),)
+    one.take(0, id="t", source="dispatch", headers=headers, **task)
+    await asyncio.sleep(0.1)
+    assert one.partition.ended == []
+    if end == "cancelled":
+        one.cancel_requests["t"] = "the task was cancelled"
+        one.handler.cancel("t")
+
+
 @pytest.mark.parametrize("end", ["cancelled", "expired"])
 async def test_a_task_that_waits_in_a_wrong_partition_ends_in_the_right_one(make: Make, end: str) -> None:
     """It was forwarded often and waits before the next time. Ended here, its id would be free for a second result there."""
     agent_partition = owner_partition("a1", 4)
     one, there = (make(number=n, partitions=4) for n in ((agent_partition + 1) % 4, agent_partition))
     headers: tuple[tuple[str, bytes], ...] = ((HOPS_HEADER, str(MAX_HOPS).encode()),)
-    if end == "expired":
-        headers += ((EXPIRES_HEADER, str(one.wall_ms() + 1000).encode()),)
-    one.take(0, id="t", source="dispatch", headers=headers)
-    await asyncio.sleep(0.1)
-    assert one.partition.ended == []
-    if end == "cancelled":
-        one.cancel_requests["t"] = "the task was cancelled"
-        one.handler.cancel("t")
+    await end_while_it_waits(one, end, headers)
     found = await one.end(0)
     assert set(found) == {"dispatch"}
     [(_, _, [forward])] = one.partition.ended
@@ -206,14 +211,7 @@ async def test_a_task_that_differently_set_workers_send_to_each_other_ends(make:
     number = owner_partition("http:a.wide:80", 4)
     one = make(number=number, partitions=4, allow=["*.wide"])
     headers: tuple[tuple[str, bytes], ...] = ((AGENT_HEADER, b"http:a.wide:80"), (HOPS_HEADER, str(MAX_HOPS).encode()))
-    if end == "expired":
-        headers += ((EXPIRES_HEADER, str(one.wall_ms() + 1000).encode()),)
-    one.take(0, id="t", source="dispatch", headers=headers, type="http", target="http://a.wide/")
-    await asyncio.sleep(0.1)
-    assert one.partition.ended == []
-    if end == "cancelled":
-        one.cancel_requests["t"] = "the task was cancelled"
-        one.handler.cancel("t")
+    await end_while_it_waits(one, end, headers, type="http", target="http://a.wide/")
     assert (await one.result(0))["error"]["code"] == end
 
 
@@ -223,14 +221,7 @@ async def test_a_task_that_waited_in_vain_for_a_chosen_agent_ends_under_that_age
     number = owner_partition("bird", 4)
     one = make(number=number, partitions=4, dispatch={"await_agent": "always"})
     headers: tuple[tuple[str, bytes], ...] = ((AGENT_HEADER, b"bird"), (HOPS_HEADER, b"1"))
-    if end == "expired":
-        headers += ((EXPIRES_HEADER, str(one.wall_ms() + 1000).encode()),)
-    one.take(0, id="t", source="dispatch", headers=headers, **FLY)
-    await asyncio.sleep(0.1)
-    assert one.partition.ended == []
-    if end == "cancelled":
-        one.cancel_requests["t"] = "the task was cancelled"
-        one.handler.cancel("t")
+    await end_while_it_waits(one, end, headers, **FLY)
     assert (await one.result(0))["error"]["code"] == end
     one.cancel_requests.clear()
     one.register(id="bird", endpoint="http://b")

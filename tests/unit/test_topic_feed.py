@@ -19,6 +19,7 @@ from streams.client.connection import records_since
 from streams.client.errors import KafkaUnreachable, TopicsMissing
 from streams.schema_registry import SchemaUnavailable
 from streams.settings import Settings
+from tests.support.fake_consumer import FakeConsumer
 
 pytestmark = pytest.mark.virtual_time
 
@@ -44,51 +45,14 @@ class Broker:
         return self.consumers[-1]
 
 
-class Consumer:
-    """As much of aiokafka's as is used."""
+class Consumer(FakeConsumer):
+    """A consumer of the broker."""
 
     def __init__(self, broker: Broker) -> None:
+        super().__init__(broker.logs)
         self.broker = broker
-        self.positions: dict[TopicPartition, int] = {}
-        self.stopped = False
         self.fetching = asyncio.get_running_loop().create_future()
-        self._client = self
         self._fetcher = SimpleNamespace(_fetch_task=self.fetching)
-
-    async def start(self) -> None:
-        """It is there."""
-
-    async def stop(self) -> None:
-        """It is not any more."""
-        self.stopped = True
-
-    async def fetch_all_metadata(self) -> Consumer:
-        """The topics as the broker has them."""
-        return self
-
-    def partitions_for_topic(self, topic: str) -> set[int]:
-        """Those of the broker."""
-        return {tp.partition for tp in self.broker.logs if tp.topic == topic}
-
-    def assign(self, tps: list[TopicPartition]) -> None:
-        """From the beginning."""
-        self.positions = dict.fromkeys(tps, 0)
-
-    def seek(self, tp: TopicPartition, offset: int) -> None:
-        """The next record to be read."""
-        self.positions[tp] = offset
-
-    async def position(self, tp: TopicPartition) -> int:
-        """The same."""
-        return self.positions[tp]
-
-    async def beginning_offsets(self, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
-        """All logs begin at 0."""
-        return dict.fromkeys(tps, 0)
-
-    async def end_offsets(self, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
-        """Where they end."""
-        return {tp: self.broker.logs[tp] for tp in tps}
 
     async def offsets_for_times(self, times: dict[TopicPartition, int]) -> dict[TopicPartition, Any]:
         """A record's timestamp is its offset."""
