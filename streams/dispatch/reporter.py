@@ -22,7 +22,7 @@ from streams.rules.dispatch.judging import Judged
 from streams.rules.plans.task_plans import ends_at, plan_for
 from streams.rules.records import LARGE_BYTES, Carried, Output
 from streams.rules.source_record import SourceRecord
-from streams.rules.task_records import STATUS_BY_CODE, Success, Timing
+from streams.rules.task_records import Success, Timing, status_of_code
 from streams.rules.tracing.spans import Ending, ended_in
 from streams.rules.tracing.trace import trace_of
 
@@ -104,7 +104,7 @@ class TaskReporter:
 
     def failed(self, run: TaskRun, error: AgentError) -> list[Output]:
         """The task ended with an error."""
-        self._finished(run, STATUS_BY_CODE.get(error.code, "failure"))
+        self._finished(run, status_of_code(error.code))
         if run.span is not None:
             run.span.note(ended_in(error.code, run.agent_id, run.calls if run.agent_id is not None else None))
         return self._context.recorder.failed(

@@ -21,10 +21,19 @@ from streams.rules.usage import Prices, used
 
 RESULT_TYPE = BY_NAME["results"].ce_type
 POINT_TYPE = BY_NAME["data-points"].ce_type
-STATUS_BY_CODE = {"timeout": "timeout", "expired": "timeout", "cancelled": "cancelled"}
+_STATUS_BY_CODE = {"timeout": "timeout", "expired": "timeout", "cancelled": "cancelled"}
 
 EchoedMetadata = dict[str, Any] | orjson.Fragment
 """A task's metadata as its result repeats it; as a fragment it is JSON already."""
+
+
+def status_of_code(code: str) -> str:
+    """The status of a result with this error code.
+
+    >>> status_of_code("expired"), status_of_code("http_5xx")
+    ('timeout', 'failure')
+    """
+    return _STATUS_BY_CODE.get(code, "failure")
 
 
 @dataclass(slots=True, frozen=True)
@@ -139,7 +148,7 @@ class TaskRecorder(Recorder):
 
         Also a data point, if an agent was called and the failure is its own (`spoke`).
         """
-        status = status or STATUS_BY_CODE.get(error.code, "failure")
+        status = status or status_of_code(error.code)
         execution_ms = round(timing.execution_ms, 3)
         body: dict[str, Any] = {"status": status, "error": error.wire()}
         if error.agent_id is not None:

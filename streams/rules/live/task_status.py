@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from streams.rules.task_records import STATUS_BY_CODE
+from streams.rules.task_records import status_of_code
 
 UNKNOWN = "unknown"
 ENDS = {"task:completed": "success", "task:failed": "failure", "task:expired": "timeout", "task:cancelled": "cancelled"}
@@ -43,7 +43,7 @@ def _failure(event: Mapping[str, Any]) -> str:
     data = event.get("data")
     error = data.get("error") if isinstance(data, Mapping) else None
     code = error.get("code") if isinstance(error, Mapping) else None
-    return STATUS_BY_CODE.get(str(code), ENDS["task:failed"])
+    return status_of_code(str(code))
 
 
 def has_ended(events: Sequence[Mapping[str, Any]]) -> bool:

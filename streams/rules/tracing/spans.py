@@ -18,7 +18,7 @@ from schemas.messages import AgentRegistration
 from streams.rules.plans.blueprint import Blueprint
 from streams.rules.records import Output
 from streams.rules.source_record import SPAN_HEADER, SourceRecord
-from streams.rules.task_records import STATUS_BY_CODE
+from streams.rules.task_records import status_of_code
 from streams.rules.tracing.trace import Trace, trace_of
 
 Attributes = dict[str, str | int | float | bool]
@@ -232,7 +232,7 @@ def ended_in(error: str, agent_id: str | None, calls: int | None) -> Ending:
     >>> ended_in("timeout", "a", 2).outcome, is_error(ended_in("cancelled", None, None))
     ('timeout', False)
     """
-    return Ending(STATUS_BY_CODE.get(error, "failure"), error, agent_id, calls)
+    return Ending(status_of_code(error), error, agent_id, calls)
 
 
 def rejection(stage: str) -> Ending:
